@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const goodAnswer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + handshakeAccept + "\r\n\r\n"
+
+// textFrame is a short unmasked text frame.
+func textFrame(payload string) string {
+	return "\x81" + string(rune(len(payload))) + payload
+}
+
+// takeAll gives a new client data in pieces of the given size.
+func takeAll(data []byte, size int) (messages []string, c *client, err error) {
+	c = &client{stage: asked}
+	for piece := range slices.Chunk(data, size) {
+		// A copy that is wiped afterwards: the client may not keep what it was given.
+		piece = bytes.Clone(piece)
+		err = c.take(piece, func(_ *client, payload []byte) error {
+			messages = append(messages, string(payload))
+			return nil
+		})
+		clear(piece)
+		if err != nil {
+			return messages, c, err
+		}
+	}
+	return messages, c, nil
+}
+
+func TestClientTakesAnswerAndFramesInPiecesOfAnySize(t *testing.T) {
+	long := strings.Repeat("x", 200)
+	data := []byte(goodAnswer + textFrame("one") + "\x8A\x00" + textFrame("") + "\x81\x7e\x00\xc8" + long + textFrame("end"))
+	want := []string{"one", "", long, "end"}
+	for size := 1; size <= len(data); size++ {
+		messages, c, err := takeAll(data, size)
+		if err != nil || !slices.Equal(messages, want) || c.stage != open || len(c.rest) > 0 {
+			t.Fatalf("pieces of %d: messages %q, stage %d, rest %q, error %v", size, messages, c.stage, c.rest, err)
+		}
+	}
+}
+
+func TestClientRefuses(t *testing.T) {
+	for _, test := range []struct{ name, data, want string }{
+		{"not 101", "HTTP/1.1 404 Not Found\r\n\r\n", "404 Not Found"},
+		{"wrong accept", strings.Replace(goodAnswer, handshakeAccept, "AAAA", 1), "Sec-WebSocket-Accept"},
+		{"endless answer", "HTTP/1.1 101 " + strings.Repeat("x", 5000), "longer than"},
+		{"binary", goodAnswer + "\x82\x01x", "binary"},
+		{"masked", goodAnswer + "\x81\x81\x00\x00\x00\x00x", "masked"},
+		{"fragment", goodAnswer + "\x01\x01x", "fragment"},
+		{"continuation", goodAnswer + "\x80\x01x", "fragment"},
+		{"reserved bit", goodAnswer + "\xC1\x01x", "reserved"},
+		{"opcode", goodAnswer + "\x83\x01x", "opcode"},
+		{"long control frame", goodAnswer + "\x89\x7e\x00\x7e", "control frame"},
+		{"too long", goodAnswer + "\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff", "at most"},
+		{"close", goodAnswer + "\x88\x06\x03\xf5slow", `1013 "slow"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, _, err := takeAll([]byte(test.data), len(test.data))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("error is %v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestSourceAddress(t *testing.T) {
+	for i, want := range map[int][4]byte{
+		0:                     {127, 0, 0, 1},
+		clientsPerAddress - 1: {127, 0, 0, 1},
+		clientsPerAddress:     {127, 0, 0, 2},
+		100_000:               {127, 0, 0, 6},
+	} {
+		if got := sourceAddress(i); got != want {
+			t.Errorf("client %d comes from %v, want %v", i, got, want)
+		}
+	}
+}
+
+// What a client makes of a stream does not depend on how it is cut, and nothing that a
+// server can send makes it panic.
+func FuzzClient(f *testing.F) {
+	f.Add([]byte(goodAnswer+textFrame("one")+textFrame("two")), 5)
+	f.Add([]byte(goodAnswer+"\x81\x7e\x00\x03abc\x88\x02\x03\xe8"), 1)
+	f.Add([]byte(goodAnswer+"\x81\x7f\x00\x00\x00\x00\x00\x00\x00\x01a\x8A\x00\x01"), 3)
+	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"), 2)
+	f.Fuzz(func(t *testing.T, data []byte, size int) {
+		// A ping would be answered, and there is no socket.
+		if len(data) == 0 || len(data) > 4096 || bytes.ContainsAny(data, "\x89\x99\xa9\xb9\xc9\xd9\xe9\xf9") {
+			return
+		}
+		size = max(1, min(size, len(data)))
+		whole, _, wholeErr := takeAll(data, len(data))
+		pieces, _, piecesErr := takeAll(data, size)
+		if !slices.Equal(whole, pieces) || (wholeErr == nil) != (piecesErr == nil) {
+			t.Fatalf("whole: %q, %v; in pieces of %d: %q, %v", whole, wholeErr, size, pieces, piecesErr)
+		}
+	})
+}
+
+func FuzzSplitAnswer(f *testing.F) {
+	for _, seed := range []string{":0\r\n", ":1000\r\n:1", "-ERR no\r\n", ":\r\n", ":x\r\n", "\n", ""} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		value, n, err := splitAnswer(b)
+		if n < 0 || n > len(b) || err != nil && n != 0 {
+			t.Fatalf("splitAnswer(%q) = %d, %d, %v", b, value, n, err)
+		}
+		if n > 0 && (b[0] != ':' || b[n-1] != '\n') {
+			t.Fatalf("splitAnswer(%q) took %q for an integer", b, b[:n])
+		}
+	})
+}

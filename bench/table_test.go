@@ -1,0 +1,38 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	r := results{
+		floorOne: {{"a": 4, "b": 0.01}, {"a": 8, "b": 0.02}, {"a": 5, "b": 0}},
+		subject:  {{"a": 5, "b": 0.5}, {"a": 9, "b": 0.4}, {"a": 5, "b": 0.3}},
+	}
+	if err := table(&b, "title", []string{floorOne, subject}, []row{"a", "b"}, r); err != nil {
+		t.Fatal(err)
+	}
+	// Rounds 5/4, 9/8 and 5/5: the ratio of the medians would be 1.00.
+	want := `
+title   floor              wscastd
+a       5.00 [4.00–8.00]   5.00 [5.00–9.00]
+b       0.01 [0.00–0.02]   0.40 [0.30–0.50]
+
+wscastd, as a multiple of   floor
+a                           1.12 [1.00–1.25]
+b                           –
+`
+	if got := "\n" + b.String(); got != want {
+		t.Fatalf("got %s\nwant %s", got, want)
+	}
+}
+
+func TestShort(t *testing.T) {
+	for v, want := range map[float64]string{0: "0.00", 0.126: "0.13", 9.99: "9.99", 9.996: "10.0", 99.9: "99.9", 99.96: "100", 12345: "12345", 123456: "123k", -12.34: "-12.3"} {
+		if got := short(v); got != want {
+			t.Errorf("short(%v) = %s, want %s", v, got, want)
+		}
+	}
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cpuTime returns the CPU time that a process has used: user and system, all threads, those
+// that have ended included. It reads the process's CPU clock, which is exact, where
+// /proc/PID/stat counts ticks of 10 ms. The number of that clock is what
+// clock_getcpuclockid(3) makes of a pid: its complement, shifted, and CPUCLOCK_SCHED
+// (linux/posix-timers.h).
+func cpuTime(pid int) (time.Duration, error) {
+	const sched = 2
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+		return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
+}
+
+// memory returns a process's proportional and resident set sizes in KiB (proc(5),
+// smaps_rollup).
+func memory(pid int) (pss, rss float64, err error) {
+	name := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	found := 0
+	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+		var kib float64
+		if _, err := fmt.Sscanf(s.Text(), "Pss: %f kB", &kib); err == nil {
+			pss = kib
+			found++
+		} else if _, err := fmt.Sscanf(s.Text(), "Rss: %f kB", &kib); err == nil {
+			rss = kib
+			found++
+		}
+	}
+	if found != 2 {
+		return 0, 0, fmt.Errorf("%s has not one Pss and one Rss line", name)
+	}
+	return pss, rss, nil
+}
+
+// A machineTime is how the machine has spent its cores' time since it was started, and how
+// much of that this process and its children have used, as far as they have ended.
+type machineTime struct {
+	total, busy, stolen, ours time.Duration
+}
+
+func readMachineTime() (machineTime, error) {
+	const name = "/proc/stat"
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return machineTime{}, err
+	}
+	// proc_stat(5); in ticks of 10 ms on every architecture that Go runs on.
+	var user, nice, system, idle, wait, irq, softirq, steal time.Duration
+	if _, err := fmt.Sscanf(string(b), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &wait, &irq, &softirq, &steal); err != nil {
+		return machineTime{}, fmt.Errorf("%s: %w", name, err)
+	}
+	const tick = 10 * time.Millisecond
+	busy := user + nice + system + irq + softirq
+	t := machineTime{total: (busy + idle + wait + steal) * tick, busy: busy * tick, stolen: steal * tick}
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var r unix.Rusage
+		if err := unix.Getrusage(who, &r); err != nil {
+			return machineTime{}, os.NewSyscallError("getrusage", err)
+		}
+		t.ours += time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	return t, nil
+}
+
+// others says how much of the machine was not the bench's between two readings: figures that
+// were taken beside other work are to be read with care.
+func others(from, to machineTime) string {
+	total := float64(max(1, to.total-from.total))
+	other := max(0, float64(to.busy-from.busy)-float64(to.ours-from.ours))
+	return fmt.Sprintf("others used %.0f%% of the cores meanwhile, the hypervisor took %.0f%%", 100*other/total, 100*float64(to.stolen-from.stolen)/total)
+}

@@ -1,0 +1,215 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"wscast/daemon/frame"
+	"wscast/daemon/loop"
+	"wscast/daemon/msglog"
+	"wscast/ipc"
+	"wscast/web"
+)
+
+// Options of a daemon.
+type Options struct {
+	Config  Config
+	Sockets Sockets // the daemon's from New on
+	Version string
+	Demo    bool // serve the demo page
+	Log     *slog.Logger
+	Level   *slog.LevelVar         // of Log, set by daemon.log_level
+	Reload  func() (Config, error) // reads the configuration once more; nil: there is no file
+}
+
+// Daemon is a running wscastd.
+type Daemon struct {
+	log     *slog.Logger
+	level   *slog.LevelVar
+	sockets Sockets
+	reload  func() (Config, error)
+	config  atomic.Pointer[Config]
+
+	store      *msglog.Log
+	loops      *loop.Loops
+	handshaker *handshaker
+	server     *ipc.Server
+	notify     notifier
+	rates      atomic.Pointer[rates]
+}
+
+const (
+	// statusEvery is how often STATUS= is brought up to date, and over how long rates are measured.
+	statusEvery = 5 * time.Second
+	// goodbye is how long clients have at a stop to take what the log has for them and to close. TimeoutStopSec= of
+	// the unit is longer.
+	goodbye = 5 * time.Second
+)
+
+// New makes a daemon that serves nobody yet. It takes the sockets over, also when it fails.
+func New(o Options) (*Daemon, error) {
+	d := &Daemon{log: o.Log, level: o.Level, sockets: o.Sockets, reload: o.Reload, notify: notifier{o.Log}}
+	d.handshaker = &handshaker{}
+	if o.Demo {
+		_, publish := o.Sockets.Addresses()
+		site := web.Site{PublishSocket: publish[0], WebSocketPath: o.Config.WebSocket.Path}
+		d.handshaker.page = site.Page
+	}
+	store, err := msglog.Create(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
+	if err != nil {
+		return nil, errors.Join(err, d.sockets.Close())
+	}
+	d.store = store
+	d.server = &ipc.Server{
+		Broker: d, Log: o.Log, Version: o.Version,
+		ReplyTimeout: time.Duration(o.Config.Publish.ReplyTimeout), MaxConns: o.Config.Publish.MaxConnections,
+	}
+	n := o.Config.Daemon.Loops
+	if n == 0 {
+		n = min(runtime.GOMAXPROCS(0), msglog.MaxReaders)
+	}
+	d.handshaker.configure(&o.Config)
+	if d.loops, err = loop.New(store, n, d.handshaker, o.Config.loopConfig(), o.Log); err != nil {
+		return nil, errors.Join(err, store.Close(), d.sockets.Close())
+	}
+	d.rates.Store(&rates{at: time.Now()})
+	d.apply(&o.Config)
+	return d, nil
+}
+
+// apply puts a configuration into force.
+func (d *Daemon) apply(c *Config) {
+	level, _ := level(c.Daemon.LogLevel) // check has
+	d.level.Set(level)
+	d.server.SetMaxMessage(int(c.Publish.MaxMessage))
+	d.handshaker.configure(c)
+	d.loops.Configure(c.loopConfig())
+	d.config.Store(c)
+}
+
+// Run serves until SIGTERM or SIGINT comes over signals, or a listening socket fails. SIGHUP reloads the configuration.
+func (d *Daemon) Run(signals <-chan os.Signal) error {
+	failed := make(chan error, len(d.sockets.Publish)+len(d.sockets.Datagrams))
+	err := d.serve(failed)
+	if err == nil {
+		websocket, publish := d.sockets.Addresses()
+		d.log.Info("serving", "websocket", websocket, "publish", publish, "loops", d.loops.Len())
+		d.notify.ready(d.status())
+		err = d.wait(signals, failed)
+	}
+	return errors.Join(err, d.stop())
+}
+
+func (d *Daemon) serve(failed chan<- error) error {
+	serve := func(f func() error) {
+		go func() {
+			if err := f(); err != nil {
+				failed <- err
+			}
+		}()
+	}
+	for _, l := range d.sockets.Publish {
+		serve(func() error { return d.server.Serve(l) })
+	}
+	for _, c := range d.sockets.Datagrams {
+		serve(func() error { return d.server.ServeDatagrams(c, d.config.Load().Publish.DatagramChannel) })
+	}
+	for _, f := range d.sockets.WebSocket {
+		if err := d.loops.Serve(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) wait(signals <-chan os.Signal, failed <-chan error) error {
+	status := time.NewTicker(statusEvery)
+	defer status.Stop()
+	var watchdog <-chan time.Time
+	if interval := d.notify.watchdog(); interval > 0 {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		watchdog = t.C
+		d.loops.Turning() // the first question, to be answered at the first tick
+	}
+	shown := ""
+	for {
+		select {
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				d.log.Info("stopping", "signal", s)
+				return nil
+			}
+			d.reloadNow()
+		case err := <-failed:
+			return err
+		case <-status.C:
+			if now := d.status(); now != shown {
+				d.notify.status(now)
+				shown = now
+			}
+		case <-watchdog:
+			if d.loops.Turning() {
+				d.notify.alive()
+			} else {
+				d.log.Error("an event loop stands still: the watchdog is not told that all is well")
+			}
+		}
+	}
+}
+
+// reloadNow reads the configuration again. A bad file changes nothing.
+func (d *Daemon) reloadNow() {
+	d.notify.reloading()
+	defer func() { d.notify.ready(d.status()) }()
+	if d.reload == nil {
+		d.log.Warn("nothing to reload: started without --config")
+		return
+	}
+	c, err := d.reload()
+	if err != nil {
+		d.log.Error("the configuration was not reloaded, nothing has changed", "error", err)
+		return
+	}
+	old := *d.config.Load()
+	for _, key := range FixedChanges(old, c) {
+		d.log.Warn("a changed key takes effect at the next restart", "key", key)
+	}
+	c.keepFixed(old)
+	if e := c.check(); e != nil { // a new publish.max_message can be too large for the log as it is
+		d.log.Error("the configuration was not reloaded, nothing has changed", "error", e)
+		return
+	}
+	d.apply(&c)
+	d.log.Info("configuration reloaded")
+}
+
+// stop ends everything in the order of a message's way, so that what is published is still delivered.
+func (d *Daemon) stop() error {
+	d.notify.stopping()
+	d.loops.StopAccepting()
+	err := d.server.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	// 1012 and not 1001: they are to come back.
+	d.loops.Close(ctx, frame.CloseServiceRestart, "service restart")
+	return errors.Join(err, d.store.Close(), d.sockets.Close())
+}
+
+// Welcome is what a person who has started the daemon in a terminal wants to know.
+func (s *Sockets) Welcome(demo bool) string {
+	websocket, publish := s.Addresses()
+	text := ""
+	if _, _, err := net.SplitHostPort(websocket[0]); demo && err == nil {
+		text = fmt.Sprintf("demo page:  http://%s/\n", websocket[0])
+	}
+	return text + fmt.Sprintf("publish:    wscast publish --socket %s default hello\n", publish[0])
+}

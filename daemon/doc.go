@@ -1,0 +1,36 @@
+// Package daemon is wscastd: it wires the publish socket, the log and the event loops together.
+//
+// # Reading order
+//
+// README.md, doc/protocol.txt, ipc, this page, daemon/msglog, daemon/loop, daemon/frame, cmd/wscastd.
+//
+// # Who owns what
+//
+//		publisher ──Unix socket──> ipc.Server ──Daemon.Publish──> msglog.Log ──Reader.tell──> loop.Loops ──TCP or Unix──> nginx ──> browser
+//		                              ▲                              │
+//		local subscriber <────────────┴────── msglog.Follower <──────┘
+//
+//	  - The sockets come from systemd, or are bound by Bind, before there is a Daemon: it is given descriptors, not
+//	    addresses, and cannot tell systemd from a test.
+//	  - The log owns the messages, the channels and the count of their clients. Its memory outlives the process if the
+//	    descriptor does.
+//	  - Each loop owns its clients. What the daemon knows about HTTP, the handshaker, is called by the loops.
+//	  - ipc.Server owns publishers and local subscribers; the Daemon is its Broker.
+//
+// # Goroutines
+//
+// One for each loop, for their clock, for each listening socket, for each publisher (two when it subscribes), and the
+// one that called Run, which waits for signals, tells systemd how things are, and is the only one that reloads.
+// There is none for a client.
+//
+// # Locks
+//
+// In the order in which they are taken: ipc's, then msglog.Log's, then a Reader's. A loop's own lock is taken with
+// none of them held. The configuration is replaced as a whole, behind an atomic pointer.
+//
+// # Failure
+//
+// An error that concerns one client or publisher ends there. An error of a listening socket, and a signal, end Run; the
+// process exits, and systemd starts the next one on the same sockets. A loop that stands still keeps WATCHDOG=1 from
+// being sent, with the same result.
+package daemon

@@ -1,0 +1,117 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Accepting is a goroutine for each listening socket. It is not done in the loops, because a socket in several epoll instances gives
+// nearly all connections to one of them.
+
+const (
+	// burst is how many connections are accepted before the loops get a chance to see them.
+	burst = 64
+	// pause is how long accepting rests when the process or the machine has no descriptors or memory left; the connections wait in the
+	// socket's backlog.
+	pause = 100 * time.Millisecond
+	// userTimeout is how long sent data may stay unacknowledged, or the peer's window closed, until the kernel gives the connection
+	// up (TCP_USER_TIMEOUT): above the retransmissions of a short outage, below what a dead peer should cost.
+	userTimeout = 30 * time.Second
+)
+
+// listener is a listening stream socket.
+type listener struct {
+	file *os.File
+	raw  syscall.RawConn
+	done chan struct{}
+}
+
+// Serve accepts the connections of a listening stream socket until StopAccepting is called. The file has to be non-blocking, as os.NewFile
+// leaves it for a non-blocking descriptor; it stays the caller's. What is set on the listening socket here, its connections inherit.
+func (g *Loops) Serve(file *os.File) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err == nil && domain != unix.AF_UNIX {
+			// A frame goes out when it is written.
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond)))
+		}
+		set = err
+	})
+	if err = errors.Join(err, set); err != nil {
+		return fmt.Errorf("%s: setting socket options: %w", file.Name(), err)
+	}
+	ln := &listener{file: file, raw: raw, done: make(chan struct{})}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return errors.New("the loops do not accept any more")
+	}
+	g.listeners = append(g.listeners, ln)
+	g.accepts.Go(func() { g.accept(ln) })
+	return nil
+}
+
+func (ln *listener) stop() {
+	close(ln.done)
+	_ = ln.file.SetReadDeadline(past)
+}
+
+func (g *Loops) accept(ln *listener) {
+	sys := g.loops[0].sys
+	short := false // it has been said that descriptors or memory are short
+	for {
+		var errno syscall.Errno
+		fds := make([]int, 0, burst)
+		err := ln.raw.Read(func(listener uintptr) bool {
+			for len(fds) < burst {
+				var fd int
+				if fd, errno = sys.accept(int(listener)); errno != 0 {
+					break
+				}
+				fds = append(fds, fd)
+			}
+			return len(fds) > 0 || errno != unix.EAGAIN
+		})
+		for _, fd := range fds {
+			g.Add(fd)
+		}
+		select {
+		case <-ln.done:
+			return
+		default:
+		}
+		switch {
+		case err != nil:
+			g.log.Error("accepting has ended: restart the socket unit", "socket", ln.file.Name(), "error", err)
+			return
+		case errno == 0 || errno == unix.EAGAIN:
+			if short && len(fds) > 0 {
+				short = false
+				g.log.Info("accepting connections again", "socket", ln.file.Name())
+			}
+		case errno == unix.EMFILE, errno == unix.ENFILE, errno == unix.ENOBUFS, errno == unix.ENOMEM:
+			if !short {
+				short = true
+				g.log.Error("cannot accept connections, they wait: raise LimitNOFILE= or memory", "socket", ln.file.Name(), "error", errno)
+			}
+			select {
+			case <-time.After(pause):
+			case <-ln.done:
+				return
+			}
+		default:
+			// An error of the connection that was waiting (accept(2)): the next one is tried.
+		}
+	}
+}

@@ -1,0 +1,232 @@
+package loop
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"wscast/daemon/frame"
+	"wscast/daemon/msglog"
+)
+
+// client is one connection.
+//
+//	           request judged, 101 queued           close frame queued
+//	opening ───────────────────────────────> open ─────────────────────> closing ───> (dropped)
+//	   │  │                                   │                             ^   their side closed, error,
+//	   │  └── any other answer queued ────────│─────────────────────────────┘   or closeTimeout is over
+//	   └── gone, or handshakeTimeout is over ─┴── gone, error, no sign of life ─────────> (dropped)
+//
+// In every state the client can be blocked: its socket took less than it was given, and nothing is written until epoll
+// says that it is writable.
+type client struct {
+	fd   int32 // -1: the slot is free
+	slot uint32
+	gen  uint32 // of the slot: with it a late event of an earlier client is told apart
+
+	// Where it stands in the log. cursor is the last message that is out as a whole, off the bytes that are out of the one after
+	// it. in is where it stands in what it sends us.
+	off    uint32
+	cursor uint64
+	in     frame.Parser
+	subs   *subscribers // nil before it is open
+
+	// pending goes out before anything more from the log, except the rest of a frame that is half out (off > 0).
+	pending *pending
+
+	heard  uint32 // tick of the last input; of the beginning in opening and closing
+	told   uint32 // tick of the last output
+	member uint32 // index in subs.members while it is open
+	block  int32  // index in loop.blocked plus 1, 0: not blocked
+
+	state state
+	flags flags
+}
+
+type state uint8
+
+const (
+	opening state = iota
+	open
+	closing
+)
+
+type flags uint8
+
+const (
+	pinged flags = 1 << iota // a ping is out that nothing has come back for
+	shut                     // our side is shut down
+	again                    // on the list loop.again
+	over                     // epoll has told that their side is closed
+)
+
+// pending are bytes for one client alone: the answer to its handshake, control frames, the rest of a frame that has left the log.
+// Few clients have any at any time.
+type pending struct {
+	rest  []byte // of a frame that is half out; shared between clients, not to be written
+	bytes []byte
+	pong  int // bytes[pong:] is a pong that is replaced by a newer one, -1: none
+}
+
+// subscribers are a loop's clients of one channel.
+type subscribers struct {
+	ch      *msglog.Channel
+	members []*client
+}
+
+// slab keeps the clients in blocks that never move and are never given back: the memory of a client that is gone is the
+// next one's.
+type slab struct {
+	blocks []*[slabBlock]client
+	free   []uint32
+}
+
+const slabBlock = 256
+
+func (s *slab) at(slot uint32) *client { return &s.blocks[slot/slabBlock][slot%slabBlock] }
+
+func (s *slab) take() *client {
+	if len(s.free) == 0 {
+		block := new([slabBlock]client)
+		first := uint32(len(s.blocks) * slabBlock)
+		s.blocks = append(s.blocks, block)
+		for i := range block {
+			block[i].fd, block[i].slot = -1, first+uint32(i)
+		}
+		for i := slabBlock - 1; i >= 0; i-- {
+			s.free = append(s.free, first+uint32(i))
+		}
+	}
+	slot := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	return s.at(slot)
+}
+
+func (s *slab) give(c *client) {
+	*c = client{fd: -1, slot: c.slot, gen: c.gen + 1}
+	s.free = append(s.free, c.slot)
+}
+
+// add takes a connection in. The descriptor is the loop's from here on, also when it cannot be used.
+func (l *loop) add(fd int) {
+	c := l.slab.take()
+	c.fd, c.heard, c.told = int32(fd), l.tick, l.tick
+	l.count.Clients++
+	l.count.Opening++
+	event := unix.EpollEvent{Events: eventsIdle, Fd: int32(c.slot), Pad: int32(c.gen)}
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+		l.drop(c, "epoll: "+err.Error()) // out of memory, or over fs.epoll.max_user_watches
+	}
+}
+
+// A socket is watched for input, edge-triggered: what is peeked stays in it, and a level would be reported for ever.
+// For room to write it is watched only while it is blocked: a Unix-domain socket reports room after every read of its peer.
+const (
+	eventsIdle    = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
+	eventsBlocked = eventsIdle | unix.EPOLLOUT
+)
+
+// join makes an open client of one whose handshake is answered, or which comes without one.
+func (l *loop) join(c *client, channel string) error {
+	ch, cursor, err := l.reader.Join([]byte(channel))
+	if err != nil {
+		return err
+	}
+	for int(ch.ID()) >= len(l.channels) {
+		l.channels = append(l.channels, nil)
+	}
+	subs := l.channels[ch.ID()]
+	if subs == nil || subs.ch != ch {
+		subs = &subscribers{ch: ch}
+		l.channels[ch.ID()] = subs
+	}
+	c.subs, c.cursor, c.member = subs, cursor, uint32(len(subs.members))
+	subs.members = append(subs.members, c)
+	l.setState(c, open)
+	return nil
+}
+
+// leave takes an open client from its channel. The client can still finish the frame that is half out.
+func (l *loop) leave(c *client) {
+	s := c.subs
+	last := s.members[len(s.members)-1]
+	s.members[c.member] = last
+	last.member = c.member
+	s.members[len(s.members)-1] = nil
+	s.members = s.members[:len(s.members)-1]
+	if len(s.members) == 0 {
+		l.channels[s.ch.ID()] = nil
+	}
+	l.reader.Leave(s.ch, len(s.members) == 0)
+}
+
+func (l *loop) setState(c *client, s state) {
+	if c.state == opening {
+		l.count.Opening--
+	}
+	if s == closing {
+		l.count.Closing++
+	}
+	c.state = s
+}
+
+// close says good-bye to an open client: after what is half out it gets a close frame.
+func (l *loop) close(c *client, code uint16, reason string) {
+	l.leave(c)
+	l.setState(c, closing)
+	c.heard = l.tick
+	l.count.Closed[closeClass(code)]++
+	l.log.Debug("client closed", "client", c.slot, "channel", c.subs.ch.Name(), "code", code, "reason", reason)
+	if p := c.pending; p != nil {
+		p.dropPong() // nobody waits for it any more
+	}
+	l.say(c, frame.AppendClose(nil, code, reason))
+}
+
+// farewell comes when all that a closing client had to be sent is in its socket.
+func (l *loop) farewell(c *client) {
+	l.unblock(c)
+	if c.flags&shut == 0 {
+		c.flags |= shut
+		if errno := l.sys.shutdown(int(c.fd), unix.SHUT_WR); errno != 0 {
+			l.drop(c, "shutdown: "+errno.Error())
+			return
+		}
+		// The end of their input may have come before: what edge-triggered epoll has told once it does not tell again.
+		l.discard(c)
+	}
+}
+
+// drop forgets a client at once. The order matters, see the package's documentation.
+func (l *loop) drop(c *client, why string) {
+	switch c.state {
+	case opening:
+		l.count.Opening--
+	case open:
+		l.leave(c)
+		l.count.Closed[closeAbnormal]++
+		l.log.Debug("client gone", "client", c.slot, "channel", c.subs.ch.Name(), "why", why)
+	case closing:
+		l.count.Closing--
+	}
+	l.count.Clients--
+	if c.block != 0 {
+		l.unlist(c)
+	}
+	fd := int(c.fd)
+	_ = l.sys.shutdown(fd, unix.SHUT_RDWR) // ENOTCONN when the peer was faster
+	_ = unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+	_ = l.sys.close(fd)
+	l.slab.give(c)
+}
+
+// failed drops a client after an error of its socket.
+func (l *loop) failed(c *client, call string, errno syscall.Errno) {
+	l.drop(c, call+": "+errno.Error())
+}
+
+func (p *pending) dropPong() {
+	if p.pong >= 0 {
+		p.bytes, p.pong = p.bytes[:p.pong], -1
+	}
+}

@@ -1,0 +1,239 @@
+package loop
+
+import (
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"wscast/daemon/msglog"
+)
+
+// The way of messages out of the log into sockets. The functions stand in the order in which a message passes them.
+
+const (
+	// runBytes is how much a client is offered at once: what a send buffer can have room for. More waits for the client's next turn, so
+	// that one that is far behind does not keep others waiting.
+	runBytes = 256 << 10
+	// runSlices is into how many slices it may fall: messages of other channels lie in between. At most IOV_MAX.
+	runSlices = 64
+	// breath is after how many writes other goroutines get a chance: raw system calls do not tell the scheduler.
+	breath = 256
+)
+
+// deliver sends the news of a channel to all of its clients that are not blocked.
+func (l *loop) deliver(subs *subscribers) {
+	// Nearly all stand at the same place. What comes after it is collected once.
+	l.run.valid = false
+	// From the end, since a client that is dropped is replaced in the list by the last one.
+	for i := len(subs.members) - 1; i >= 0; i-- {
+		if i >= len(subs.members) {
+			continue // more than one was dropped
+		}
+		c := subs.members[i]
+		if c.block != 0 {
+			continue
+		}
+		if c.pending != nil || c.off != 0 {
+			l.flush(c)
+			continue
+		}
+		if !l.run.valid || l.run.cursor != c.cursor {
+			if !l.collect(c, runBytes) {
+				continue
+			}
+		}
+		if l.run.Bytes == 0 {
+			continue
+		}
+		n, errno := l.sendRun(c)
+		if n == l.run.Bytes && !l.run.More {
+			c.cursor, c.told = l.run.Last, l.tick
+			l.count.Deliveries += uint64(l.run.Messages)
+			l.count.Sent += uint64(n)
+			continue
+		}
+		l.sent(c, n, errno)
+	}
+	l.run.valid = false
+}
+
+// run is what there is to send after a cursor.
+type run struct {
+	msglog.Run
+	valid  bool
+	cursor uint64
+}
+
+// collect finds out what there is to send to a client. It returns false for a client that was found to be slow.
+func (l *loop) collect(c *client, limit int) bool {
+	l.run.valid, l.run.cursor = limit == runBytes && c.off == 0, c.cursor
+	if l.reader.Run(&l.run.Run, c.subs.ch, c.cursor, int(c.off), limit, runSlices) {
+		return true
+	}
+	l.run.valid = false
+	l.slow(c, nil)
+	return false
+}
+
+func (l *loop) sendRun(c *client) (n int, errno syscall.Errno) {
+	if l.writes++; l.writes%breath == 0 {
+		runtime.Gosched()
+	}
+	if len(l.run.Slices) == 1 {
+		return l.sys.send(int(c.fd), l.run.Slices[0])
+	}
+	return l.sys.sendAll(int(c.fd), l.run.Slices, l.iovecs[:])
+}
+
+// sent moves a client's cursor by n bytes of the run and decides how it goes on.
+func (l *loop) sent(c *client, n int, errno syscall.Errno) {
+	if errno != 0 && errno != unix.EAGAIN {
+		l.failed(c, "send", errno)
+		return
+	}
+	if n > 0 {
+		cursor, off, completed := l.reader.Advance(c.subs.ch, c.cursor, int(c.off), n)
+		c.cursor, c.off, c.told = cursor, uint32(off), l.tick
+		l.count.Deliveries += uint64(completed)
+		l.count.Sent += uint64(n)
+	}
+	switch {
+	case n < l.run.Bytes:
+		l.blockOn(c)
+	case c.pending != nil: // was waiting for the end of the frame
+		l.flush(c)
+	case c.state == closing:
+		l.farewell(c)
+	case l.run.More:
+		l.unblock(c)
+		l.later(c)
+	default:
+		l.unblock(c)
+	}
+}
+
+// flush sends a client what it has not got: what is pending for it, and what is after its cursor.
+func (l *loop) flush(c *client) {
+	for c.pending != nil && c.off == 0 {
+		p := c.pending
+		what := &p.rest
+		if len(p.rest) == 0 {
+			what = &p.bytes
+		}
+		n, errno := l.sys.send(int(c.fd), *what)
+		if errno != 0 && errno != unix.EAGAIN {
+			l.failed(c, "send", errno)
+			return
+		}
+		l.count.Sent += uint64(n)
+		if n > 0 {
+			c.told = l.tick
+		}
+		short := n < len(*what)
+		if *what = (*what)[n:]; what == &p.bytes {
+			if p.pong -= n; p.pong < 0 {
+				p.pong = -1
+			}
+		}
+		if short {
+			l.blockOn(c)
+			return
+		}
+		if len(p.rest) == 0 && len(p.bytes) == 0 {
+			c.pending = nil
+		}
+	}
+	switch {
+	case c.state == opening:
+		return
+	case c.state == closing && c.off == 0:
+		l.farewell(c)
+		return
+	}
+	limit := runBytes
+	if c.pending != nil || c.state == closing {
+		limit = 0 // the rest of the frame alone
+	}
+	if !l.collect(c, limit) {
+		return
+	}
+	if l.run.Bytes == 0 {
+		l.unblock(c)
+		return
+	}
+	n, errno := l.sendRun(c)
+	l.sent(c, n, errno)
+}
+
+// say sends bytes to one client alone, as soon as no frame is half out.
+func (l *loop) say(c *client, b []byte) {
+	l.sayAs(c, b, false)
+}
+
+func (l *loop) sayAs(c *client, b []byte, pong bool) {
+	p := c.pending
+	if p == nil {
+		p = &pending{pong: -1}
+		c.pending = p
+	} else if pong {
+		p.dropPong() // the newest ping is the one to answer (RFC 6455 section 5.5.3)
+	} else {
+		p.pong = -1
+	}
+	if pong {
+		p.pong = len(p.bytes)
+	}
+	if p.bytes == nil {
+		p.bytes = b
+	} else {
+		p.bytes = append(p.bytes[:len(p.bytes):len(p.bytes)], b...)
+	}
+	if c.block == 0 {
+		l.flush(c)
+	}
+}
+
+// blockOn leaves a client alone until its socket has room.
+func (l *loop) blockOn(c *client) {
+	if c.block != 0 {
+		return
+	}
+	l.blocked = append(l.blocked, c)
+	c.block = int32(len(l.blocked))
+	l.count.Blocked = uint64(len(l.blocked))
+	l.watch(c, eventsBlocked)
+}
+
+func (l *loop) unblock(c *client) {
+	if c.block == 0 {
+		return
+	}
+	l.unlist(c)
+	l.watch(c, eventsIdle)
+}
+
+func (l *loop) unlist(c *client) {
+	last := l.blocked[len(l.blocked)-1]
+	l.blocked[c.block-1] = last
+	last.block = c.block
+	l.blocked[len(l.blocked)-1] = nil
+	l.blocked = l.blocked[:len(l.blocked)-1]
+	c.block = 0
+	l.count.Blocked = uint64(len(l.blocked))
+}
+
+func (l *loop) watch(c *client, events uint32) {
+	event := unix.EpollEvent{Events: events, Fd: int32(c.slot), Pad: int32(c.gen)}
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_MOD, int(c.fd), &event); err != nil {
+		panic("loop: epoll_ctl on a socket of our own: " + err.Error())
+	}
+}
+
+// later puts a client on the list of those that have more to do in the next turn.
+func (l *loop) later(c *client) {
+	if c.flags&again == 0 {
+		c.flags |= again
+		l.again = append(l.again, c)
+	}
+}

@@ -1,0 +1,341 @@
+package loop
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wscast/daemon/frame"
+	"wscast/daemon/msglog"
+)
+
+// loop is one event loop. Without a comment fields belong to its goroutine.
+type loop struct {
+	sys    *system
+	log    *slog.Logger
+	store  *msglog.Log
+	reader *msglog.Reader
+	host   Handshaker
+	ticks  *atomic.Uint32 // the clock that all loops share
+
+	epfd   int
+	file   *os.File // of epfd, for Go's poller
+	raw    syscall.RawConn
+	polled func(uintptr) bool
+
+	config   *Config
+	tick     uint32
+	slab     slab
+	channels []*subscribers // by the channel's id
+	blocked  []*client
+	again    []*client
+	rests    map[uint64][]byte // sweep's
+	count    Stats
+	ending   *ending
+
+	// Room to work in, used again and again.
+	scratch []byte
+	events  [256]unix.EpollEvent
+	iovecs  [runSlices]unix.Iovec
+	news    []*msglog.Channel
+	arrived []int
+	agains  []*client
+	run     run
+	writes  uint64
+	ready   int // events[:ready] are to be handled
+
+	asleep atomic.Bool // the goroutine waits, or is about to, and whoever has something for it must call wake
+	asked  atomic.Bool // to turn, by the watchdog
+	turns  atomic.Uint64
+	load   atomic.Int64 // clients, newcomers included
+	next   atomic.Pointer[Config]
+
+	mu        sync.Mutex
+	newcomers []int
+	order     *ending // to come to an end
+	shown     Stats   // count, as of the end of the last turn
+	done      bool    // the goroutine is at its end: it takes no newcomers
+}
+
+// ending is the order to close all clients and come to an end.
+type ending struct {
+	code     uint16
+	reason   string
+	deadline <-chan struct{} // closed: what is left is dropped
+}
+
+func newLoop(g *Loops, config *Config) (*loop, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	// With O_NONBLOCK set os.NewFile registers the descriptor with Go's poller: an epoll instance is itself pollable, and the
+	// loop waits for it as a parked goroutine, without a thread of its own.
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		unix.Close(epfd)
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	l := &loop{
+		sys: &linux, log: g.log, store: g.store, host: g.host, ticks: &g.ticks,
+		epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"),
+		config: config, rests: make(map[uint64][]byte), scratch: make([]byte, 2*MaxMessage),
+	}
+	l.polled = func(uintptr) bool {
+		l.ready = epollWait(l.epfd, l.events[:])
+		return l.ready > 0
+	}
+	if l.raw, err = l.file.SyscallConn(); err == nil {
+		l.reader, err = g.store.NewReader(l.wake)
+	}
+	if err != nil {
+		l.file.Close()
+		return nil, err
+	}
+	l.next.Store(config)
+	return l, nil
+}
+
+// serve turns until it is told to end.
+func (l *loop) serve() {
+	for !l.ended() {
+		l.wait()
+		l.turn()
+	}
+	l.file.Close()
+}
+
+// wait returns when there is something to do: l.ready events, or something that others have left.
+//
+// Waiting is a read on the epoll instance that parks the goroutine in Go's poller. Whoever wakes the loop sets the
+// read's deadline to the past, which makes the goroutine runnable without a system call.
+func (l *loop) wait() {
+	if l.ready = epollWait(l.epfd, l.events[:]); l.ready > 0 || len(l.again) > 0 {
+		return
+	}
+	l.asleep.Store(true)
+	if !l.called() {
+		if err := l.raw.Read(l.polled); err != nil {
+			_ = l.file.SetReadDeadline(time.Time{})
+		}
+	}
+	l.asleep.Store(false)
+}
+
+var past = time.Unix(1, 0)
+
+// wake makes the loop turn once more. It can be called from anywhere.
+func (l *loop) wake() {
+	if l.asleep.Swap(false) {
+		_ = l.file.SetReadDeadline(past)
+	}
+}
+
+// called tells whether others have left something to do.
+func (l *loop) called() bool {
+	if l.asked.Load() || l.reader.HasNews() || !l.reader.Released() || l.tick != l.ticks.Load() || l.next.Load() != l.config {
+		return true
+	}
+	if l.ending != nil {
+		select {
+		case <-l.ending.deadline:
+			return true
+		default:
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.newcomers) > 0 || l.order != l.ending
+}
+
+// turn does everything that there is to do, once.
+func (l *loop) turn() {
+	l.asked.Store(false)
+	l.config = l.next.Load()
+	events := l.ready
+
+	l.news = l.reader.News(l.news[:0])
+	for _, ch := range l.news {
+		if id := int(ch.ID()); id < len(l.channels) && l.channels[id] != nil && l.channels[id].ch == ch {
+			l.deliver(l.channels[id])
+		}
+	}
+	clear(l.news)
+
+	for i := range events {
+		l.handle(&l.events[i])
+	}
+	l.ready = 0
+
+	l.agains, l.again = l.again, l.agains[:0]
+	for _, c := range l.agains {
+		if c.flags&again != 0 {
+			c.flags &^= again
+			l.goOn(c)
+		}
+	}
+	clear(l.agains)
+
+	l.mu.Lock()
+	l.arrived, l.newcomers = l.newcomers, l.arrived[:0]
+	order := l.order
+	l.mu.Unlock()
+	for _, fd := range l.arrived {
+		l.add(fd)
+	}
+	if order != l.ending {
+		l.ending = order
+		l.closeAll()
+	}
+	if tick := l.ticks.Load(); tick != l.tick {
+		l.tick = tick
+		l.lookAfter()
+	}
+	l.sweep()
+
+	l.mu.Lock()
+	l.shown = l.count
+	l.load.Store(int64(l.count.Clients) + int64(len(l.newcomers)))
+	l.mu.Unlock()
+	l.turns.Add(1)
+}
+
+// handle deals with one event of a client's socket.
+func (l *loop) handle(event *unix.EpollEvent) {
+	c := l.slab.at(uint32(event.Fd))
+	gen := uint32(event.Pad)
+	if c.fd < 0 || c.gen != gen {
+		return // of a client that was dropped in this turn
+	}
+	if event.Events&unix.EPOLLOUT != 0 && c.block != 0 {
+		l.flush(c)
+	}
+	if c.gen != gen {
+		return
+	}
+	if event.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		c.flags |= over
+	}
+	if event.Events&unix.EPOLLIN != 0 || c.flags&over != 0 {
+		l.read(c)
+	}
+}
+
+// read takes what there is to read from a client, in whichever state it is.
+func (l *loop) read(c *client) {
+	gen := c.gen
+	switch c.state {
+	case opening:
+		l.handshake(c)
+	case open:
+		l.input(c)
+	case closing:
+		l.discard(c)
+	}
+	if c.gen == gen && c.flags&(over|again) == over && c.state != closing {
+		// What came before the end has been read, but for a request or a frame that will never be whole.
+		l.drop(c, "closed without a close frame")
+	}
+}
+
+// goOn continues what was left off for the sake of others.
+func (l *loop) goOn(c *client) {
+	gen := c.gen
+	if c.block == 0 && c.state != opening {
+		l.flush(c)
+	}
+	if c.gen == gen {
+		l.read(c)
+	}
+}
+
+var pingFrame = frame.AppendPing(nil, nil)
+
+// lookAfter goes through all clients once a tick: who was silent for too long is pinged, who does not answer is dropped.
+// Counting ticks instead of reading the clock makes "when was it last heard" one store of four bytes.
+func (l *loop) lookAfter() {
+	for _, block := range l.slab.blocks {
+		for i := range block {
+			c := &block[i]
+			if c.fd < 0 {
+				continue
+			}
+			silent, untold := l.tick-c.heard, l.tick-c.told
+			switch c.state {
+			case opening:
+				if silent > l.config.handshakeTicks() {
+					l.count.TimedOut++
+					l.refuse(c, http.StatusRequestTimeout, "the request did not arrive in time")
+				}
+			case closing:
+				if silent > l.config.closeTicks() {
+					l.drop(c, "close timeout")
+				}
+			case open:
+				ping := l.config.pingTicks()
+				switch {
+				case ping == 0:
+				case silent > 2*ping && c.flags&pinged != 0 && (c.block == 0 || untold > ping):
+					l.count.TimedOut++
+					l.drop(c, "no sign of life")
+				case silent >= ping && c.flags&pinged == 0 || untold >= ping && c.block == 0:
+					c.flags |= pinged
+					l.count.Pings++
+					l.say(c, pingFrame)
+				}
+			}
+		}
+	}
+}
+
+// closeAll says good-bye to everybody; what the log has for them they have been sent, as far as they took it.
+func (l *loop) closeAll() {
+	for _, block := range l.slab.blocks {
+		for i := range block {
+			switch c := &block[i]; {
+			case c.fd < 0:
+			case c.state == open:
+				l.close(c, l.ending.code, l.ending.reason)
+			case c.state == opening:
+				l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
+			}
+		}
+	}
+}
+
+// ended tells whether the loop has been ordered to end and has come to it.
+func (l *loop) ended() bool {
+	if l.ending == nil {
+		return false
+	}
+	if l.count.Clients > 0 {
+		select {
+		case <-l.ending.deadline:
+		default:
+			return false
+		}
+	}
+	l.mu.Lock()
+	l.done = true
+	newcomers := l.newcomers
+	l.newcomers = nil
+	l.mu.Unlock()
+	for _, fd := range newcomers {
+		_ = l.sys.close(fd)
+	}
+	for _, block := range l.slab.blocks {
+		for i := range block {
+			if c := &block[i]; c.fd >= 0 {
+				l.drop(c, "the daemon stops")
+			}
+		}
+	}
+	l.reader.Release(^uint64(0))
+	return true
+}

@@ -1,0 +1,196 @@
+package loop
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wscast/daemon/msglog"
+)
+
+// Config is what a reload can change. The durations are rounded up to ticks, a fifth of the shortest of them.
+type Config struct {
+	Ping             time.Duration // a client that was silent, or was sent nothing, for so long is pinged; 0: never
+	HandshakeTimeout time.Duration // for a whole request to arrive
+	CloseTimeout     time.Duration // for the other side to close after our close frame
+	MaxMessage       int           // bytes of a client's message, at most MaxMessage
+	SkipSlow         bool          // a slow client skips ahead instead of being closed
+}
+
+// tickLimits: a fifth of a second at the least, so that an idle daemon sleeps, were it not for tests.
+const (
+	shortestTick = 10 * time.Millisecond
+	longestTick  = 5 * time.Second
+)
+
+// tick is how long a tick is: short enough that rounding up to ticks does not matter.
+func (c *Config) tick() time.Duration {
+	d := min(c.HandshakeTimeout, c.CloseTimeout)
+	if c.Ping > 0 {
+		d = min(d, c.Ping)
+	}
+	return max(shortestTick, min(d/5, longestTick))
+}
+
+func (c *Config) ticks(d time.Duration) uint32 {
+	tick := c.tick()
+	return uint32((d + tick - 1) / tick)
+}
+
+func (c *Config) pingTicks() uint32      { return c.ticks(c.Ping) }
+func (c *Config) handshakeTicks() uint32 { return c.ticks(c.HandshakeTimeout) }
+func (c *Config) closeTicks() uint32     { return c.ticks(c.CloseTimeout) }
+
+// Loops are the event loops of a daemon.
+type Loops struct {
+	log   *slog.Logger
+	store *msglog.Log
+	host  Handshaker
+	loops []*loop
+	ticks atomic.Uint32
+
+	turning  sync.WaitGroup // the loops
+	ticking  sync.WaitGroup // the clock
+	accepts  sync.WaitGroup // one for each listener
+	stopping chan struct{}
+	retick   chan time.Duration
+
+	mu        sync.Mutex
+	listeners []*listener
+	closed    bool
+	turned    []uint64 // by Turning, at its last call
+}
+
+// New starts n loops that serve the log's messages to clients.
+func New(store *msglog.Log, n int, host Handshaker, config Config, log *slog.Logger) (*Loops, error) {
+	g := &Loops{
+		log: log, store: store, host: host,
+		stopping: make(chan struct{}), retick: make(chan time.Duration), turned: make([]uint64, n),
+	}
+	for range n {
+		l, err := newLoop(g, &config)
+		if err != nil {
+			for _, l := range g.loops {
+				l.file.Close()
+			}
+			return nil, err
+		}
+		g.loops = append(g.loops, l)
+	}
+	for _, l := range g.loops {
+		g.turning.Go(l.serve)
+	}
+	g.ticking.Go(func() { g.clock(config.tick()) })
+	return g, nil
+}
+
+// clock counts ticks. A loop without clients is not woken for one.
+func (g *Loops) clock(tick time.Duration) {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			g.ticks.Add(1)
+			for _, l := range g.loops {
+				if l.load.Load() > 0 {
+					l.wake()
+				}
+			}
+		case tick = <-g.retick:
+			t.Reset(tick)
+		case <-g.stopping:
+			return
+		}
+	}
+}
+
+// Configure replaces the configuration.
+func (g *Loops) Configure(config Config) {
+	for _, l := range g.loops {
+		l.next.Store(&config)
+		l.wake()
+	}
+	select {
+	case g.retick <- config.tick():
+	case <-g.stopping:
+	}
+}
+
+// Add gives a connection, a non-blocking stream socket, to the loop with the fewest clients. The descriptor is the
+// loops' from here on.
+func (g *Loops) Add(fd int) {
+	least := g.loops[0]
+	for _, l := range g.loops[1:] {
+		if l.load.Load() < least.load.Load() {
+			least = l
+		}
+	}
+	least.mu.Lock()
+	if least.done {
+		least.mu.Unlock()
+		_ = least.sys.close(fd)
+		return
+	}
+	least.newcomers = append(least.newcomers, fd)
+	least.load.Add(1)
+	least.mu.Unlock()
+	least.wake()
+}
+
+// Turning tells whether every loop has turned since the last call, and makes each of them turn until the next one.
+// The first call, and one that comes too soon, can be false for healthy loops: it is for a watchdog that calls it
+// every few seconds.
+func (g *Loops) Turning() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	turning := true
+	for i, l := range g.loops {
+		turns := l.turns.Load()
+		if turns == g.turned[i] {
+			turning = false
+		}
+		g.turned[i] = turns
+		l.asked.Store(true)
+		l.wake()
+	}
+	return turning
+}
+
+// StopAccepting ends accepting and waits until no connection is in hand. Connections that nobody has accepted stay with the listening
+// sockets.
+func (g *Loops) StopAccepting() {
+	g.mu.Lock()
+	g.closed = true
+	for _, ln := range g.listeners {
+		ln.stop()
+	}
+	g.listeners = nil
+	g.mu.Unlock()
+	g.accepts.Wait()
+}
+
+// Close stops accepting, says good-bye to all clients with a close code and a reason, and waits until they are gone. Those that are
+// left when ctx ends are dropped. It is called once.
+func (g *Loops) Close(ctx context.Context, code uint16, reason string) {
+	g.StopAccepting()
+	end := &ending{code: code, reason: reason, deadline: ctx.Done()}
+	for _, l := range g.loops {
+		l.mu.Lock()
+		l.order = end
+		l.mu.Unlock()
+		l.wake()
+	}
+	stop := context.AfterFunc(ctx, func() {
+		for _, l := range g.loops {
+			l.wake()
+		}
+	})
+	defer stop()
+	g.turning.Wait()
+	// The clock goes last: close timeouts are counted in ticks.
+	close(g.stopping)
+	g.ticking.Wait()
+}

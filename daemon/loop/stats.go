@@ -1,0 +1,80 @@
+package loop
+
+import "wscast/daemon/frame"
+
+// Stats are counted by each loop for itself and shown to others after every turn.
+type Stats struct {
+	// Now.
+	Clients uint64 // connections, in whichever state
+	Opening uint64 // of them: before the answer to the request
+	Closing uint64 // of them: after our close frame, or an answer that was no upgrade
+	Blocked uint64 // of them: with a full socket
+
+	// Since the start.
+	Handshakes uint64 // answered with 101
+	Refused    uint64 // answered with anything else
+	TimedOut   uint64 // no request in time, or no sign of life
+	Deliveries uint64 // messages sent as a whole, counted for each client
+	Sent       uint64 // bytes given to sockets
+	Received   uint64 // frames of messages from clients
+	Pings      uint64
+	Slow       uint64 // times that a client was found to be slow
+	Closed     [closeClasses]uint64
+}
+
+// Classes of Stats.Closed: how open clients ended.
+const (
+	closeNormal   = iota // the client said good-bye
+	closeAbnormal        // without a close frame
+	closeFailed          // by us: the client broke the protocol
+	closeSlow            // by us: slow
+	closeStopped         // by us: the daemon stops
+	closeClasses
+)
+
+// CloseClasses are the names of Stats.Closed, in order.
+var CloseClasses = [closeClasses]string{"by_client", "gone", "protocol_error", "slow", "stopped"}
+
+func closeClass(code uint16) int {
+	switch code {
+	case frame.CloseProtocolError, frame.CloseInvalidData, frame.CloseTooBig:
+		return closeFailed
+	case frame.CloseTryAgainLater:
+		return closeSlow
+	case frame.CloseServiceRestart:
+		return closeStopped
+	}
+	return closeNormal
+}
+
+func (s *Stats) add(o *Stats) {
+	s.Clients += o.Clients
+	s.Opening += o.Opening
+	s.Closing += o.Closing
+	s.Blocked += o.Blocked
+	s.Handshakes += o.Handshakes
+	s.Refused += o.Refused
+	s.TimedOut += o.TimedOut
+	s.Deliveries += o.Deliveries
+	s.Sent += o.Sent
+	s.Received += o.Received
+	s.Pings += o.Pings
+	s.Slow += o.Slow
+	for i, n := range o.Closed {
+		s.Closed[i] += n
+	}
+}
+
+// Stats of all loops, as of their last turns.
+func (g *Loops) Stats() Stats {
+	var sum Stats
+	for _, l := range g.loops {
+		l.mu.Lock()
+		sum.add(&l.shown)
+		l.mu.Unlock()
+	}
+	return sum
+}
+
+// Len is the number of loops.
+func (g *Loops) Len() int { return len(g.loops) }

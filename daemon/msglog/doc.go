@@ -1,0 +1,44 @@
+// Package msglog is the log: a ring of finished WebSocket frames in mapped memory.
+//
+// A message is framed once, when it is appended, and the same bytes are sent to every client: server-to-client frames
+// are not masked (RFC 6455 section 5.1). Frames of consecutive messages lie next to each other, so that a client that
+// is behind is caught up by one large write, and a client costs one cursor, however far behind it is.
+//
+// # The file
+//
+// The log is one memfd, mapped shared, which outlives the process when somebody else holds the descriptor:
+//
+//	+--------+----------------+---------------------+----------------------+- - - - - - - - - - -+
+//	| header | channel names  | index: 64 B entries | data: frames, a ring | the data once more  |
+//	+--------+----------------+---------------------+----------------------+- - - - - - - - - - -+
+//	                                                 \_ mapped a second time behind itself: every
+//	                                                    frame, and every run of frames, is one slice
+//
+// Messages are numbered from 1 by a sequence number. The header has the newest (head) and the oldest (tail) that is
+// kept; the entry of a message is at its sequence modulo the number of entries, and the frame's bytes are at the
+// entry's position modulo the size of the data. The entries of one channel are linked in both directions, so that a
+// client of a quiet channel skips what a busy one has written.
+//
+// # Appending
+//
+// Log.Append, by one goroutine at a time under Log.mu: make room (move the tail first, overwrite afterwards), write the
+// frame, write the entry, move the head, then link the entry to its channel. Readers find entries by the links, so they
+// see only what the head has covered; a process killed anywhere in between leaves a log in which Open finds every
+// message that was appended, and no trace of the one that was not.
+//
+// # Reading
+//
+// A Reader stands for one event loop, and reads without a lock. It promises not to look at entries below its floor, and
+// Append does not overwrite anything at or above the lowest floor: where it would have to, it waits until the readers
+// have raised theirs. A reader raises its floor to Log.Edge between two rounds, and deals with clients that still
+// need older messages (they are slow) before it does. The edge lies an eighth of the log above its tail, so appending
+// waits only for a loop that has not come round while an eighth of the log was written, and never for a client.
+//
+// A Follower is a local process that reads along. It copies, checks afterwards that what it copied was not overwritten
+// meanwhile, and is told ErrBehind if it was. It holds nobody up.
+//
+// # Locks
+//
+// Log.mu guards appending, the channels by name and id, and their counts of clients. Reader.mu guards the reader's list of
+// channels with news, and is taken under Log.mu. Neither is held during a system call on a client's socket.
+package msglog

@@ -1,0 +1,191 @@
+package msglog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file is the one place that knows where things lie in the mapped file. It uses unsafe to see structures in memory
+// that the garbage collector does not own; they contain no pointers.
+
+// layoutVersion changes with every change of the structures in this file.
+const layoutVersion = 1
+
+// align is the granularity of the areas: the largest page size of the machines that Linux runs on.
+const align = 64 << 10
+
+var magic = [8]byte{'w', 's', 'c', 'a', 's', 't', 'l', 'g'}
+
+// header is the first area of the file.
+type header struct {
+	magic    [8]byte
+	layout   uint32
+	channels uint32 // cells in the table of channel names
+	entries  uint64 // entries in the index
+	data     uint64 // bytes of frames
+	epoch    uint64 // random, made with the log: sequence numbers of different logs are not comparable
+
+	// What follows changes while the log is used.
+	head atomic.Uint64 // sequence number of the newest message, 0 before the first one
+	tail atomic.Uint64 // sequence number of the oldest message that is kept, head+1 when there is none
+}
+
+// cell is the name of a channel. Its index in the table is the channel's id.
+type cell struct {
+	size uint32 // bytes of the name; 0: the cell is free
+	_    uint32
+	name [MaxName]byte
+}
+
+// entry describes one message. One cache line.
+type entry struct {
+	seq     uint64
+	pos     uint64        // of the frame: bytes of frames written before it since the log was made
+	time    int64         // of Append, Unix time in nanoseconds
+	next    atomic.Uint64 // sequence number of the next message of the channel, 0: none yet
+	prev    uint64        // sequence number of the previous message of the channel when this one was appended, 0: none
+	size    uint32        // bytes of the frame
+	channel uint32        // id
+	_       [2]uint64
+}
+
+const (
+	headerSize = align
+	cellSize   = unsafe.Sizeof(cell{})
+	entrySize  = unsafe.Sizeof(entry{})
+)
+
+func roundUp(n uint64) uint64 { return (n + align - 1) &^ (align - 1) }
+
+// areas are the offsets of the areas in the file.
+type areas struct{ cells, index, data, end uint64 }
+
+func layOut(channels uint32, entries, data uint64) areas {
+	var a areas
+	a.cells = headerSize
+	a.index = a.cells + roundUp(uint64(channels)*uint64(cellSize))
+	a.data = a.index + roundUp(entries*uint64(entrySize))
+	a.end = a.data + data
+	return a
+}
+
+// mapping is the file in memory.
+type mapping struct {
+	base   unsafe.Pointer
+	length uintptr // mapped bytes, the mirror included
+
+	head  *header
+	cells []cell
+	index []entry
+	data  []byte // twice as long as the data area: its second half is the first one again
+}
+
+// mapFile maps a log file that has a header in place.
+func mapFile(f *os.File) (*mapping, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	m := new(mapping)
+	// Not f.Fd(): it makes the description blocking, which every holder of it would see.
+	if cerr := raw.Control(func(fd uintptr) { err = m.mapFd(int(fd)) }); cerr != nil {
+		return nil, cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *mapping) mapFd(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("log: fstat: %w", err)
+	}
+	if st.Size < headerSize {
+		return fmt.Errorf("log: the file has %d bytes, less than a header", st.Size)
+	}
+	h, err := readHeader(fd)
+	if err != nil {
+		return err
+	}
+	if h.magic != magic {
+		return errors.New("log: the file is not a message log")
+	}
+	if h.layout != layoutVersion {
+		return fmt.Errorf("log: the file has layout %d, this program knows %d", h.layout, layoutVersion)
+	}
+	// The bounds keep every product below in range whatever the header says.
+	if h.channels == 0 || h.channels > MaxChannels || h.entries == 0 || h.entries > maxEntries ||
+		h.data == 0 || h.data > MaxSize || h.data%align != 0 {
+		return fmt.Errorf("log: implausible header: %d channels, %d entries, %d bytes", h.channels, h.entries, h.data)
+	}
+	a := layOut(h.channels, h.entries, h.data)
+	if uint64(st.Size) != a.end {
+		return fmt.Errorf("log: the file has %d bytes, its header says %d", st.Size, a.end)
+	}
+
+	// Reserve the address space, then put the file and the mirror of its data over the reservation.
+	length := uintptr(a.end + h.data)
+	base, err := unix.MmapPtr(-1, 0, nil, length, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fmt.Errorf("log: reserving %d bytes of address space: %w", length, err)
+	}
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_FIXED
+	_, err = unix.MmapPtr(fd, 0, base, uintptr(a.end), prot, flags)
+	if err == nil {
+		_, err = unix.MmapPtr(fd, int64(a.data), unsafe.Add(base, a.end), uintptr(h.data), prot, flags)
+	}
+	if err != nil {
+		_ = unix.MunmapPtr(base, length)
+		return fmt.Errorf("log: mapping %d bytes: %w", a.end, err)
+	}
+	m.base, m.length = base, length
+	m.head = (*header)(base)
+	m.cells = unsafe.Slice((*cell)(unsafe.Add(base, a.cells)), h.channels)
+	m.index = unsafe.Slice((*entry)(unsafe.Add(base, a.index)), h.entries)
+	m.data = unsafe.Slice((*byte)(unsafe.Add(base, a.data)), 2*h.data)
+	return nil
+}
+
+// readHeader copies the fixed part of the header.
+func readHeader(fd int) (*header, error) {
+	h := new(header)
+	n := int(unsafe.Offsetof(h.head))
+	if got, err := unix.Pread(fd, unsafe.Slice((*byte)(unsafe.Pointer(h)), n), 0); err != nil || got != n {
+		return nil, fmt.Errorf("log: reading the header: %d of %d bytes: %w", got, n, err)
+	}
+	return h, nil
+}
+
+// writeHeader makes an empty log of the file.
+func writeHeader(fd int, channels uint32, entries, data, epoch uint64) error {
+	if err := unix.Ftruncate(fd, int64(layOut(channels, entries, data).end)); err != nil {
+		return fmt.Errorf("log: making a file of %d bytes: %w", layOut(channels, entries, data).end, err)
+	}
+	h := &header{magic: magic, layout: layoutVersion, channels: channels, entries: entries, data: data, epoch: epoch}
+	h.tail.Store(1)
+	if _, err := unix.Pwrite(fd, unsafe.Slice((*byte)(unsafe.Pointer(h)), unsafe.Sizeof(*h)), 0); err != nil {
+		return fmt.Errorf("log: writing the header: %w", err)
+	}
+	return nil
+}
+
+func (m *mapping) unmap() error {
+	err := unix.MunmapPtr(m.base, m.length)
+	*m = mapping{}
+	return err
+}
+
+func (m *mapping) entry(seq uint64) *entry { return &m.index[seq%uint64(len(m.index))] }
+
+// bytes are the n bytes of frames from position pos, n at most the size of the data area.
+func (m *mapping) bytes(pos, n uint64) []byte {
+	at := pos % m.head.data
+	return m.data[at : at+n : at+n]
+}

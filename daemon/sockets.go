@@ -1,0 +1,329 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
+)
+
+// Sockets are what the daemon serves on. It never opens one itself once it runs: they come from systemd by name, or are bound
+// before it starts.
+type Sockets struct {
+	WebSocket []*os.File          // stream listeners, TCP or Unix-domain
+	Publish   []*net.UnixListener // Unix-domain stream listeners
+	Datagrams []*net.UnixConn     // Unix-domain datagram sockets
+
+	paths []string // of Unix-domain sockets that were bound here, removed by Close
+}
+
+// Names of sockets: FileDescriptorName= of the socket units.
+const (
+	nameWebSocket = "websocket"
+	namePublish   = "publish"
+	nameDatagrams = "publish-datagram"
+)
+
+// Inherited takes the sockets that systemd has handed over (sd_listen_fds(3)). ok is false when there are none. Each is
+// checked for its kind, since a socket of a wrong kind would be found out only by its first client.
+func Inherited() (s Sockets, ok bool, err error) {
+	files := activation.Files(true)
+	if len(files) == 0 {
+		return s, false, nil
+	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for i, f := range files {
+		if err := s.adopt(f); err != nil {
+			return s, true, fmt.Errorf("socket %d of those that systemd passed, named %q: %w", i+1, f.Name(), err)
+		}
+	}
+	switch {
+	case len(s.WebSocket) == 0:
+		return s, true, fmt.Errorf("systemd passed no socket named %q: a socket unit needs FileDescriptorName=%s, and wscast.service needs it in Sockets=", nameWebSocket, nameWebSocket)
+	case len(s.Publish) == 0:
+		return s, true, fmt.Errorf("systemd passed no socket named %q: a socket unit needs FileDescriptorName=%s, and wscast.service needs it in Sockets=", namePublish, namePublish)
+	}
+	return s, true, nil
+}
+
+func (s *Sockets) adopt(f *os.File) error {
+	k, address, err := examine(f)
+	if err != nil {
+		return fmt.Errorf("it is no socket: %w", err)
+	}
+	switch f.Name() {
+	case nameWebSocket:
+		if !k.listens || k.kind != unix.SOCK_STREAM {
+			return fmt.Errorf("it is %s, but has to be a listening stream socket: ListenStream= with Accept=no", k)
+		}
+		if k.protocol == unix.IPPROTO_MPTCP {
+			return errors.New("it is a Multipath TCP socket, of which the kernel does not count what was sent: leave out SocketProtocol=mptcp")
+		}
+		file, err := duplicate(f, address)
+		if err != nil {
+			return err
+		}
+		s.WebSocket = append(s.WebSocket, file)
+	case namePublish:
+		if k.domain != unix.AF_UNIX || k.kind != unix.SOCK_STREAM || !k.listens {
+			return fmt.Errorf("it is %s, but has to be a listening Unix-domain stream socket: ListenStream= with a path", k)
+		}
+		ln, err := net.FileListener(f)
+		if err != nil {
+			return err
+		}
+		s.Publish = append(s.Publish, ln.(*net.UnixListener))
+	case nameDatagrams:
+		if k.domain != unix.AF_UNIX || k.kind != unix.SOCK_DGRAM {
+			return fmt.Errorf("it is %s, but has to be a Unix-domain datagram socket: ListenDatagram= with a path", k)
+		}
+		conn, err := net.FilePacketConn(f)
+		if err != nil {
+			return err
+		}
+		s.Datagrams = append(s.Datagrams, conn.(*net.UnixConn))
+	default:
+		return fmt.Errorf("unknown name: FileDescriptorName= is %q, %q or %q", nameWebSocket, namePublish, nameDatagrams)
+	}
+	return nil
+}
+
+// kind of a socket.
+type kind struct {
+	domain, kind, protocol int
+	listens                bool
+}
+
+func (k kind) String() string {
+	domain := map[int]string{unix.AF_UNIX: "Unix-domain", unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}[k.domain]
+	kind := map[int]string{unix.SOCK_STREAM: "stream", unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "sequential-packet"}[k.kind]
+	listens := "not listening"
+	if k.listens {
+		listens = "listening"
+	}
+	return strings.Join([]string{"a", domain, kind, "socket that is", listens}, " ")
+}
+
+// examine asks the kernel what a descriptor is, and for the address it is bound to.
+func examine(f *os.File) (k kind, address string, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return k, "", err
+	}
+	option := func(fd uintptr, name int) int {
+		v, e := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, name)
+		err = errors.Join(err, e)
+		return v
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		if k.kind = option(fd, unix.SO_TYPE); err != nil {
+			return // no socket: one error says it
+		}
+		k.domain = option(fd, unix.SO_DOMAIN)
+		k.protocol = option(fd, unix.SO_PROTOCOL)
+		k.listens = option(fd, unix.SO_ACCEPTCONN) == 1
+		sa, e := unix.Getsockname(int(fd))
+		err = errors.Join(err, e)
+		switch sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			address = (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+		case *unix.SockaddrInet6:
+			address = (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+		case *unix.SockaddrUnix:
+			address = sa.Name
+		}
+	})
+	return k, address, errors.Join(err, cerr)
+}
+
+// duplicate makes a file with a name of its own, for Go's poller: os.NewFile takes it for pollable when it is non-blocking.
+func duplicate(f *os.File, name string) (*os.File, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var file *os.File
+	cerr := raw.Control(func(fd uintptr) {
+		var d int
+		if d, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return
+		}
+		if err = unix.SetNonblock(d, true); err != nil {
+			unix.Close(d)
+			return
+		}
+		file = os.NewFile(uintptr(d), name)
+	})
+	return file, errors.Join(err, cerr)
+}
+
+// Bind makes the sockets that the configuration names, for a daemon that is started by hand.
+func Bind(c *Config) (s Sockets, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, address := range c.WebSocket.Listen {
+		if err := s.bindWebSocket(address, c.WebSocket.Mode); err != nil {
+			return s, err
+		}
+	}
+	for _, path := range c.Publish.Listen {
+		ln, err := s.listenUnix(path, c.Publish.Mode)
+		if err != nil {
+			return s, err
+		}
+		s.Publish = append(s.Publish, ln)
+	}
+	for _, path := range c.Publish.Datagrams {
+		err := s.bound(path, c.Publish.Mode, "unixgram", func() error {
+			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+			if err == nil {
+				s.Datagrams = append(s.Datagrams, conn)
+			}
+			return err
+		})
+		if err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Sockets) bindWebSocket(address string, mode Mode) error {
+	var ln interface {
+		net.Listener
+		File() (*os.File, error)
+	}
+	if strings.Contains(address, "/") {
+		u, err := s.listenUnix(address, mode)
+		if err != nil {
+			return err
+		}
+		ln = u
+	} else {
+		var config net.ListenConfig
+		config.SetMultipathTCP(false) // its connections do not tell how much was sent
+		l, err := config.Listen(context.Background(), "tcp", address)
+		if err != nil {
+			return bindError(address, err)
+		}
+		ln = l.(*net.TCPListener)
+	}
+	defer ln.Close()
+	f, err := ln.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	file, err := duplicate(f, ln.Addr().String())
+	if err != nil {
+		return err
+	}
+	s.WebSocket = append(s.WebSocket, file)
+	return nil
+}
+
+func (s *Sockets) listenUnix(path string, mode Mode) (ln *net.UnixListener, err error) {
+	err = s.bound(path, mode, "unix", func() error {
+		if ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+			return err
+		}
+		ln.SetUnlinkOnClose(false) // Close of Sockets does
+		return nil
+	})
+	return ln, err
+}
+
+// umask is the process's: nothing else makes files while it is changed.
+var umask sync.Mutex
+
+// bound binds a Unix-domain socket so that it has its mode from the beginning. A socket that an earlier process has left behind is replaced.
+func (s *Sockets) bound(path string, mode Mode, network string, bind func() error) error {
+	umask.Lock()
+	defer umask.Unlock()
+	old := unix.Umask(int(0o777 &^ mode))
+	defer unix.Umask(old)
+	err := bind()
+	if errors.Is(err, unix.EADDRINUSE) {
+		if conn, e := net.Dial(network, path); e == nil {
+			conn.Close()
+		} else if errors.Is(e, unix.ECONNREFUSED) && os.Remove(path) == nil {
+			err = bind()
+		}
+	}
+	if err != nil {
+		return bindError(path, err)
+	}
+	s.paths = append(s.paths, path)
+	return nil
+}
+
+// bindError says what to do.
+func bindError(address string, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		hint = "another process listens there, perhaps another wscastd: choose another address"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		hint = "choose an address that this user may bind, with --websocket or --publish"
+	case errors.Is(err, unix.ENOENT):
+		hint = "its directory is not there: make it, or choose another path with --publish"
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		hint = "this machine does not have that address"
+	}
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		err = sys.Err
+	}
+	text := fmt.Sprintf("cannot listen on %s: %s", address, err)
+	if hint != "" {
+		text += "\n" + hint
+	}
+	return errors.New(text)
+}
+
+// Close closes the sockets and removes the paths of those that were bound here.
+func (s *Sockets) Close() error {
+	var errs []error
+	for _, f := range s.WebSocket {
+		errs = append(errs, f.Close())
+	}
+	for _, l := range s.Publish {
+		errs = append(errs, l.Close())
+	}
+	for _, c := range s.Datagrams {
+		errs = append(errs, c.Close())
+	}
+	for _, path := range s.paths {
+		errs = append(errs, os.Remove(path))
+	}
+	*s = Sockets{}
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, net.ErrClosed) })...)
+}
+
+// Addresses are where WebSocket clients connect.
+func (s *Sockets) Addresses() (websocket, publish []string) {
+	for _, f := range s.WebSocket {
+		websocket = append(websocket, f.Name())
+	}
+	for _, l := range s.Publish {
+		publish = append(publish, l.Addr().String())
+	}
+	return websocket, publish
+}

@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"wscast/daemon/loop"
+	"wscast/ipc"
+)
+
+// rates are what was counted by a moment, and how fast it grew before.
+type rates struct {
+	at                   time.Time
+	messages, deliveries uint64
+	perSecond            struct{ messages, deliveries float64 }
+}
+
+// measure brings the rates up to date if they are old enough.
+func (d *Daemon) measure(messages, deliveries uint64) *rates {
+	old := d.rates.Load()
+	now := time.Now()
+	elapsed := now.Sub(old.at)
+	if elapsed < statusEvery/2 {
+		return old
+	}
+	r := &rates{at: now, messages: messages, deliveries: deliveries}
+	r.perSecond.messages = float64(messages-old.messages) / elapsed.Seconds()
+	r.perSecond.deliveries = float64(deliveries-old.deliveries) / elapsed.Seconds()
+	if !d.rates.CompareAndSwap(old, r) {
+		return d.rates.Load() // somebody else has just done it
+	}
+	return r
+}
+
+// status is the line that systemctl status shows.
+func (d *Daemon) status() string {
+	u, s := d.store.Usage(), d.loops.Stats()
+	r := d.measure(u.Published, s.Deliveries)
+	return fmt.Sprintf("%d clients, %d channels, %.0f messages/s in, %.0f messages/s out",
+		s.Clients-s.Opening-s.Closing, u.Channels, r.perSecond.messages, r.perSecond.deliveries)
+}
+
+// Info implements ipc.Broker: what INFO and wscast status say.
+func (d *Daemon) Info() []ipc.Section {
+	u, s := d.store.Usage(), d.loops.Stats()
+	r := d.measure(u.Published, s.Deliveries)
+	age := time.Duration(0)
+	if !u.Oldest.IsZero() {
+		age = max(0, time.Since(u.Oldest))
+	}
+	stats := ipc.Section{Name: "Stats", Fields: []ipc.Field{
+		{Key: "messages_per_second", Value: rate(r.perSecond.messages)},
+		{Key: "deliveries_per_second", Value: rate(r.perSecond.deliveries)},
+		{Key: "messages", Value: count(u.Published)},
+		{Key: "message_bytes", Value: count(u.PublishedBytes)},
+		{Key: "deliveries", Value: count(s.Deliveries)},
+		{Key: "sent_bytes", Value: count(s.Sent)},
+		{Key: "frames_received", Value: count(s.Received)},
+		{Key: "pings", Value: count(s.Pings)},
+		{Key: "handshakes", Value: count(s.Handshakes)},
+		{Key: "requests_refused", Value: count(s.Refused)},
+		{Key: "timed_out", Value: count(s.TimedOut)},
+		{Key: "slow", Value: count(s.Slow)},
+	}}
+	for i, n := range s.Closed {
+		stats.Fields = append(stats.Fields, ipc.Field{Key: "closed_" + loop.CloseClasses[i], Value: count(n)})
+	}
+	return []ipc.Section{
+		{Name: "Clients", Fields: []ipc.Field{
+			{Key: "connected_clients", Value: count(s.Clients - s.Opening - s.Closing)},
+			{Key: "opening", Value: count(s.Opening)},
+			{Key: "closing", Value: count(s.Closing)},
+			{Key: "blocked", Value: count(s.Blocked)},
+			{Key: "loops", Value: strconv.Itoa(d.loops.Len())},
+		}},
+		stats,
+		{Name: "Log", Fields: []ipc.Field{
+			{Key: "epoch", Value: fmt.Sprintf("%016x", u.Epoch)},
+			{Key: "head", Value: count(u.Head)},
+			{Key: "messages_kept", Value: count(u.Messages)},
+			{Key: "messages_limit", Value: count(u.Entries)},
+			{Key: "bytes_kept", Value: count(u.Bytes)},
+			{Key: "bytes_limit", Value: count(u.Size)},
+			{Key: "oldest_age_seconds", Value: strconv.FormatFloat(age.Seconds(), 'f', 3, 64)},
+			{Key: "channels", Value: strconv.Itoa(u.Channels)},
+			{Key: "channels_limit", Value: strconv.Itoa(u.Places)},
+		}},
+	}
+}
+
+func count(n uint64) string { return strconv.FormatUint(n, 10) }
+func rate(r float64) string { return strconv.FormatFloat(r, 'f', 1, 64) }

@@ -1,0 +1,96 @@
+package ipc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ServeDatagrams publishes what comes on a datagram socket until Close, and then returns nil; the socket stays
+// open and is the caller's. Each datagram is one message, of exactly its bytes, for the given channel; where
+// channel is "", its first line, up to a line feed, names the channel and the message is what follows.
+// There are no answers: what cannot be published (longer than MaxMessage, a bad channel, refused by the Broker) is dropped, counted, and
+// logged at most once a minute. An error is the socket's, and fatal.
+func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
+	if channel != "" && !ValidChannel(channel) {
+		return fmt.Errorf("datagram channel %q: a channel is 1 to %d letters, digits and . _ - : /", channel, MaxChannel)
+	}
+	if _, ok := s.begin(sock); !ok {
+		return nil
+	}
+	defer s.end(sock)
+	drops := dropLog{server: s}
+	defer drops.log()
+	var buf []byte
+	for {
+		// The longest datagram that can be published, and one byte to know a longer one by. The pages of a buffer
+		// that long datagrams never reach are never touched.
+		if n := s.MaxMessage() + MaxChannel + 2; len(buf) != n {
+			buf = make([]byte, n)
+		}
+		n, _, flags, _, err := sock.ReadMsgUnix(buf, nil)
+		if err != nil {
+			if s.isClosed() {
+				return nil
+			}
+			if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) {
+				drops.add("cannot be received: " + err.Error())
+				continue
+			}
+			return fmt.Errorf("datagram socket %s: %w", sock.LocalAddr(), err)
+		}
+		s.count.datagrams.Add(1)
+		if err := s.publishDatagram(buf[:n], channel, flags&unix.MSG_TRUNC != 0); err != nil {
+			s.count.datagramsDropped.Add(1)
+			drops.add(err.Error())
+			continue
+		}
+		s.count.published.Add(1)
+	}
+}
+
+func (s *Server) publishDatagram(message []byte, channel string, truncated bool) error {
+	name := []byte(channel)
+	if channel == "" {
+		var ok bool
+		if name, message, ok = bytes.Cut(message, []byte("\n")); !ok {
+			return errors.New("no first line with a channel")
+		}
+		if !ValidChannel(name) {
+			return errors.New("bad channel " + quoteArgument(name))
+		}
+	}
+	if limit := s.MaxMessage(); truncated || len(message) > limit {
+		return fmt.Errorf("longer than %d bytes (publish.max_message)", limit)
+	}
+	_, err := s.Broker.Publish(name, message)
+	return err
+}
+
+// dropLog tells of the first datagram dropped, then of what has come together once a minute, as drops come, and
+// of the rest at the end.
+type dropLog struct {
+	server *Server
+	count  int
+	cause  string // of the last one
+	last   time.Time
+}
+
+func (d *dropLog) add(cause string) {
+	d.count++
+	d.cause = cause
+	if time.Since(d.last) >= logEvery {
+		d.log()
+	}
+}
+
+func (d *dropLog) log() {
+	if d.count > 0 {
+		d.server.log().Warn("datagrams dropped", "count", d.count, "cause", d.cause)
+		d.count, d.last = 0, time.Now()
+	}
+}

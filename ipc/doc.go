@@ -1,0 +1,28 @@
+// Package ipc is the publish socket of wscastd, both ends: the Server, which wscastd runs, and the Client, which
+// the tool wscast and other Go programs use. The protocol is RESP, that of Redis, over a Unix stream socket;
+// doc/protocol.txt is its normative description. The package knows nothing of the rest of wscast: what it
+// serves is behind the interface Broker.
+//
+// # Server
+//
+// A Server serves any number of listeners. Each connection has one goroutine, which reads what there is,
+// executes every whole command in it, and writes the answers with one system call (conn.go has the steps);
+// a second goroutine only while the connection subscribes. A connection that waits for its next command
+// holds no buffer.
+//
+// Nothing is kept for a peer that does not read: its commands are not read any further, and after ReplyTimeout
+// it is closed. Input is bounded by the limits in request.go, and what is over them is dropped as it comes. So
+// no publisher can make the server grow, and none can hold up another one.
+//
+// Locks: each connection's own (conn.mu) before any of the server's, and no two of the server's at a time. The
+// Broker is called with conn.mu held, which nobody but the connection's two goroutines ever takes.
+//
+// When something fails, it fails for one connection: a protocol error, or an error of the socket, closes
+// it. Serve returns only for an error of the listener, or after Close.
+//
+// # Client
+//
+// A Client publishes one message at a time (Publish), or a stream of them (PublishMany), or subscribes. An
+// answer means that the message is in the log; a publisher that has got none does not know, and may publish
+// again.
+package ipc

@@ -1,0 +1,127 @@
+package ipc
+
+import (
+	"slices"
+	"sync"
+)
+
+// testLog is a Broker that keeps every message: the log in its simplest form, without clients but for those that a test adds.
+type testLog struct {
+	mu       sync.Mutex
+	messages []Message
+	forgot   uint64 // messages up to here have been overwritten
+	clients  map[string]int
+	refuse   error         // of Publish
+	changed  chan struct{} // closed and made anew by each Publish
+	plain    bool          // tails without TryNext
+}
+
+func newTestLog() *testLog {
+	return &testLog{clients: make(map[string]int), changed: make(chan struct{})}
+}
+
+func (l *testLog) Publish(channel, message []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refuse != nil {
+		return 0, l.refuse
+	}
+	l.messages = append(l.messages, Message{string(channel), slices.Clone(message), uint64(len(l.messages) + 1)})
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return l.clients[string(channel)], nil
+}
+
+func (l *testLog) Clients(channel string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clients[channel]
+}
+
+func (l *testLog) Channels() (names []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name := range l.clients {
+		names = append(names, name)
+	}
+	return names
+}
+
+func (l *testLog) Info() []Section {
+	return []Section{
+		{"Server", []Field{{"hostname", "test"}}},
+		{"Clients", []Field{{"connected_clients", "3"}}},
+		{"Log", []Field{{"head", "7"}, {"note", "two\r\nlines"}}},
+	}
+}
+
+func (l *testLog) Head() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.messages))
+}
+
+// forget overwrites what there is.
+func (l *testLog) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forgot = uint64(len(l.messages))
+}
+
+// published are the messages so far.
+func (l *testLog) published() []Message {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.messages)
+}
+
+func (l *testLog) Tail() Tail {
+	t := &testTail{log: l, at: l.Head(), closed: make(chan struct{})}
+	if l.plain {
+		return struct{ Tail }{t}
+	}
+	return t
+}
+
+type testTail struct {
+	log    *testLog
+	at     uint64
+	closed chan struct{}
+}
+
+func (t *testTail) Close() { close(t.closed) }
+
+func (t *testTail) Next(want func(string) bool) (Message, error) {
+	for {
+		m, ok, changed, err := t.next(want)
+		if ok || err != nil {
+			return m, err
+		}
+		select {
+		case <-t.closed:
+			return Message{}, ErrClosed
+		case <-changed:
+		}
+	}
+}
+
+func (t *testTail) TryNext(want func(string) bool) (Message, bool, error) {
+	m, ok, _, err := t.next(want)
+	return m, ok, err
+}
+
+func (t *testTail) next(want func(string) bool) (m Message, ok bool, changed chan struct{}, err error) {
+	t.log.mu.Lock()
+	defer t.log.mu.Unlock()
+	if t.at < t.log.forgot {
+		return m, false, nil, ErrBehind
+	}
+	for t.at < uint64(len(t.log.messages)) {
+		m := t.log.messages[t.at]
+		t.at++
+		if want(m.Channel) {
+			return m, true, nil, nil
+		}
+	}
+	return m, false, t.log.changed, nil
+}

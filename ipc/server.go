@@ -1,0 +1,263 @@
+package ipc
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// DefaultMaxMessage is the longest message in bytes unless SetMaxMessage says otherwise.
+const DefaultMaxMessage = 1 << 20
+
+const (
+	defaultReplyTimeout = 10 * time.Second
+	defaultMaxConns     = 10000 // as Redis's maxclients
+
+	// closeGrace is how long Close waits for a peer to take its last answers.
+	closeGrace = time.Second
+	// logEvery is how often at most one kind of trouble is logged.
+	logEvery = time.Minute
+)
+
+// Server serves the publish socket. Its exported fields are set before Serve and not changed then.
+type Server struct {
+	Broker  Broker
+	Log     *slog.Logger // nil: nothing is logged
+	Version string       // of wscastd, for INFO
+
+	// ReplyTimeout is how long a publisher may leave its answers unread before it is closed; 0: 10 s.
+	ReplyTimeout time.Duration
+	// MaxConns is how many connections there may be; more are answered with an error and closed. 0: 10,000.
+	MaxConns int
+
+	maxMessage  atomic.Int64
+	started     atomic.Int64 // Unix time of the first Serve, for uptime
+	lastID      atomic.Int64
+	subscribers index
+	count       counts
+
+	mu      sync.Mutex
+	closed  bool
+	closing chan struct{}          // made by the first Serve, closed by Close
+	waiting map[deadliner]struct{} // listeners and datagram sockets
+	conns   map[*conn]struct{}
+	running sync.WaitGroup // every goroutine of the server, and every Serve; Add only with mu held and closed false, or by one of them
+}
+
+// deadliner is what Close wakes.
+type deadliner interface{ SetReadDeadline(time.Time) error }
+
+// listener gives net.UnixListener's deadline the name that it has elsewhere.
+type listener struct{ *net.UnixListener }
+
+func (l listener) SetReadDeadline(t time.Time) error { return l.SetDeadline(t) }
+
+var longAgo = time.Unix(1, 0)
+
+type counts struct {
+	commands, published, errors, refused, slow atomic.Uint64
+	datagrams, datagramsDropped                atomic.Uint64
+}
+
+// Stats are the server's figures; the counters start with the process.
+type Stats struct {
+	Publishers       int    // connections now
+	Subscribers      int    // of them, those that subscribe
+	Commands         uint64 // answered, with or without an error
+	Published        uint64 // messages that came over connections and datagrams and are in the log
+	Errors           uint64 // answers that were errors, protocol errors among them
+	Refused          uint64 // connections over MaxConns
+	Slow             uint64 // connections closed because their answers were not read, or a subscriber fell behind the log
+	Datagrams        uint64 // received
+	DatagramsDropped uint64 // of them, those too long or with a bad channel
+}
+
+// Stats returns the figures of now.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Commands:         s.count.commands.Load(),
+		Published:        s.count.published.Load(),
+		Errors:           s.count.errors.Load(),
+		Refused:          s.count.refused.Load(),
+		Slow:             s.count.slow.Load(),
+		Datagrams:        s.count.datagrams.Load(),
+		DatagramsDropped: s.count.datagramsDropped.Load(),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Publishers = len(s.conns)
+	for c := range s.conns {
+		if c.subscribed() {
+			st.Subscribers++
+		}
+	}
+	return st
+}
+
+// SetMaxMessage sets the longest message in bytes, 0 for DefaultMaxMessage. It holds for messages whose
+// first byte comes after the call, on every connection.
+func (s *Server) SetMaxMessage(n int) { s.maxMessage.Store(int64(n)) }
+
+// MaxMessage is the longest message in bytes.
+func (s *Server) MaxMessage() int {
+	if n := int(s.maxMessage.Load()); n > 0 {
+		return min(n, maxBulk)
+	}
+	return DefaultMaxMessage
+}
+
+// Serve accepts and serves connections until Close, and then returns nil; the listener stays open and is the
+// caller's. Several listeners may be served at once. An error is the listener's, and fatal; running out of file
+// descriptors is not: Serve waits and goes on.
+func (s *Server) Serve(l *net.UnixListener) error {
+	closing, ok := s.begin(listener{l})
+	if !ok {
+		return nil
+	}
+	defer s.end(listener{l})
+	var pause time.Duration
+	for {
+		sock, err := l.AcceptUnix()
+		switch {
+		case err == nil:
+			pause = 0
+			s.accepted(sock)
+		case s.isClosed():
+			return nil
+		case outOfResources(err):
+			if pause == 0 {
+				s.log().Warn("cannot accept publishers for now", "cause", err.Error(), "hint", "raise LimitNOFILE= of the service")
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			select {
+			case <-time.After(pause):
+			case <-closing:
+			}
+		default:
+			return fmt.Errorf("publish socket %s: %w", l.Addr(), err)
+		}
+	}
+}
+
+// outOfResources reports errors of accept(2) that pass.
+func outOfResources(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) accepted(sock *net.UnixConn) {
+	peer, err := peerOf(sock)
+	if err != nil {
+		s.log().Warn("publisher turned away: its credentials cannot be read", "cause", err.Error())
+		sock.Close()
+		return
+	}
+	maxConns := s.MaxConns
+	if maxConns <= 0 {
+		maxConns = defaultMaxConns
+	}
+	c, err := newConn(s, sock, peer)
+	if err != nil {
+		sock.Close()
+		return
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		sock.Close()
+		return
+	}
+	if len(s.conns) >= maxConns {
+		s.mu.Unlock()
+		s.count.refused.Add(1)
+		// A new socket's buffer is empty: this does not block.
+		sock.Write([]byte("-ERR max number of publishers reached\r\n"))
+		sock.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.running.Add(1)
+	s.mu.Unlock()
+	go c.serve()
+}
+
+// Close stops serving: what has been read is answered, connections are closed, and all goroutines have ended
+// when it returns, which takes at most about a second (a peer that does not take its answers). A publisher
+// whose command was not answered does not know whether it was taken. It always returns nil.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		if s.closing != nil {
+			close(s.closing)
+		}
+		for w := range s.waiting {
+			w.SetReadDeadline(longAgo)
+		}
+		for c := range s.conns {
+			c.interrupt()
+		}
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+	return nil
+}
+
+// begin registers what Close has to wake; ok is false after Close.
+func (s *Server) begin(w deadliner) (closing <-chan struct{}, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false
+	}
+	if s.closing == nil {
+		s.closing = make(chan struct{})
+		s.waiting = make(map[deadliner]struct{})
+		s.conns = make(map[*conn]struct{})
+		s.started.Store(time.Now().Unix())
+	}
+	s.waiting[w] = struct{}{}
+	s.running.Add(1)
+	return s.closing, true
+}
+
+// end undoes begin: the socket can be served by another Server.
+func (s *Server) end(w deadliner) {
+	s.mu.Lock()
+	delete(s.waiting, w)
+	s.mu.Unlock()
+	w.SetReadDeadline(time.Time{})
+	s.running.Done()
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+func (s *Server) replyTimeout() time.Duration {
+	switch {
+	case s.isClosed():
+		return closeGrace
+	case s.ReplyTimeout > 0:
+		return s.ReplyTimeout
+	}
+	return defaultReplyTimeout
+}

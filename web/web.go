@@ -1,0 +1,59 @@
+package web
+
+import (
+	"bytes"
+	_ "embed"
+	"html"
+	"strings"
+)
+
+// ContentSecurityPolicy is the value of the header of that name to send with the page: its own script and style, the
+// icon in its text, and connections to its own host. 'self' covers ws and wss of the same host and port (CSP Level 3, section 6.7.2.8).
+const ContentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+//go:embed index.html
+var index []byte
+
+//go:embed demo.css
+var style []byte
+
+//go:embed demo.js
+var script []byte
+
+// What index.html has in the places that a Site fills in: the defaults of wscastd.
+const (
+	defaultSocket = `data-socket="/run/wscast/publish.sock"`
+	defaultPath   = `data-websocket="websocket"`
+)
+
+// Site is what the page says about the daemon that serves it. The zero value stands for the daemon's defaults.
+type Site struct {
+	PublishSocket string // path of the publish socket, shown in the commands to publish with
+	WebSocketPath string // path of the WebSocket URL, as /websocket
+}
+
+// Page returns the file of the page with this URL path, one of /, /demo.css and /demo.js, and its media type. body is not to be changed.
+func (s Site) Page(path string) (body []byte, contentType string, ok bool) {
+	switch path {
+	case "/":
+		return s.index(), "text/html; charset=utf-8", true
+	case "/demo.css":
+		return style, "text/css; charset=utf-8", true
+	case "/demo.js":
+		return script, "text/javascript; charset=utf-8", true
+	}
+	return nil, "", false
+}
+
+func (s Site) index() []byte {
+	page := index
+	if s.PublishSocket != "" {
+		page = bytes.ReplaceAll(page, []byte(defaultSocket), []byte(`data-socket="`+html.EscapeString(s.PublishSocket)+`"`))
+	}
+	if s.WebSocketPath != "" {
+		// Relative, so that the page also works below a path of a proxy.
+		path := strings.TrimPrefix(s.WebSocketPath, "/")
+		page = bytes.ReplaceAll(page, []byte(defaultPath), []byte(`data-websocket="`+html.EscapeString(path)+`"`))
+	}
+	return page
+}

@@ -1,0 +1,97 @@
+package web
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func page(t *testing.T, s Site, path string) string {
+	t.Helper()
+	body, _, ok := s.Page(path)
+	if !ok {
+		t.Fatalf("the page has no %s", path)
+	}
+	return string(body)
+}
+
+func TestPage(t *testing.T) {
+	for path, want := range map[string]string{
+		"/":         "text/html; charset=utf-8",
+		"/demo.css": "text/css; charset=utf-8",
+		"/demo.js":  "text/javascript; charset=utf-8",
+	} {
+		body, contentType, ok := Site{}.Page(path)
+		if !ok || contentType != want || len(body) == 0 {
+			t.Errorf("%s: %d bytes of %q, expected %q", path, len(body), contentType, want)
+		}
+	}
+	for _, path := range []string{"", "/index.html", "/doc.go", "/demo.js/", "//demo.js"} {
+		if _, _, ok := (Site{}).Page(path); ok {
+			t.Errorf("%q is served", path)
+		}
+	}
+}
+
+func TestEverythingThePageLoadsIsServed(t *testing.T) {
+	for _, m := range regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllStringSubmatch(page(t, Site{}, "/"), -1) {
+		if strings.HasPrefix(m[1], "data:") {
+			continue
+		}
+		if _, _, ok := (Site{}).Page("/" + m[1]); !ok {
+			t.Errorf("the page loads %q, which is not served", m[1])
+		}
+	}
+}
+
+// The policy forbids these, so the browser would drop them.
+func TestNothingInline(t *testing.T) {
+	html := page(t, Site{}, "/")
+	for _, pattern := range []string{`<script>`, `<style`, `\sstyle=`, `\son[a-z]+=`, `javascript:`} {
+		if m := regexp.MustCompile(pattern).FindString(html); m != "" {
+			t.Errorf("index.html has %q", m)
+		}
+	}
+}
+
+// What a message holds must not become markup or code.
+func TestScriptWritesTextOnly(t *testing.T) {
+	script := page(t, Site{}, "/demo.js")
+	for _, word := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "setHTML", ".style"} {
+		if strings.Contains(script, word) {
+			t.Errorf("demo.js has %s", word)
+		}
+	}
+}
+
+func TestScriptFindsItsElements(t *testing.T) {
+	html := page(t, Site{}, "/")
+	found := regexp.MustCompile(`\$\('([^']*)'\)`).FindAllStringSubmatch(page(t, Site{}, "/demo.js"), -1)
+	if len(found) == 0 {
+		t.Fatal("demo.js looks up no element: this test no longer sees how")
+	}
+	for _, m := range found {
+		if !strings.Contains(html, `id="`+m[1]+`"`) {
+			t.Errorf("demo.js looks for #%s, which index.html does not have", m[1])
+		}
+	}
+}
+
+func TestSite(t *testing.T) {
+	defaults := page(t, Site{}, "/")
+	if same := page(t, Site{PublishSocket: "/run/wscast/publish.sock", WebSocketPath: "/websocket"}, "/"); same != defaults {
+		t.Error("the defaults given by name make another page")
+	}
+	html := page(t, Site{PublishSocket: `/tmp/a"b<c>'d&e.sock`, WebSocketPath: `/live/"x"`}, "/")
+	for _, want := range []string{
+		`data-socket="/tmp/a&#34;b&lt;c&gt;&#39;d&amp;e.sock"`,
+		`data-websocket="live/&#34;x&#34;"`,
+	} {
+		if !strings.Contains(html, want) {
+			t.Errorf("the page has no %s", want)
+		}
+	}
+	if page(t, Site{}, "/") != defaults {
+		t.Error("the page of one site has changed that of another")
+	}
+}
