@@ -155,7 +155,7 @@ func runPubsub(c *conn, args [][]byte) {
 		names := c.server.channels()
 		if len(args) == 3 {
 			pattern := string(args[2])
-			names = slices.DeleteFunc(names, func(name string) bool { return !matchGlob(pattern, name) })
+			names = slices.DeleteFunc(names, func(name string) bool { return !Match(pattern, name) })
 		}
 		c.out.array(len(names))
 		for _, name := range names {
@@ -291,7 +291,7 @@ func runConfig(c *conn, args [][]byte) {
 	case is(args[1], "GET") && len(args) > 2:
 		var found []Field
 		for _, f := range configGet {
-			if slices.ContainsFunc(args[2:], func(p []byte) bool { return matchGlob(strings.ToLower(string(p)), f.Key) }) {
+			if slices.ContainsFunc(args[2:], func(p []byte) bool { return Match(strings.ToLower(string(p)), f.Key) }) {
 				found = append(found, f)
 			}
 		}

@@ -19,24 +19,24 @@ func TestGlob(t *testing.T) {
 		{"\\*", "*", true}, {"\\*", "a", false}, {"a\\", "a\\", true}, {"*\\", "a\\", true},
 		{"*a*b*c*", "xxaxxbxxcxx", true}, {"*a*b*c*", "xxaxxcxxbxx", false},
 	} {
-		if got := matchGlob(test.pattern, test.name); got != test.want {
-			t.Errorf("matchGlob(%q, %q) = %v", test.pattern, test.name, got)
+		if got := Match(test.pattern, test.name); got != test.want {
+			t.Errorf("Match(%q, %q) = %v", test.pattern, test.name, got)
 		}
 	}
 }
 
-// FuzzGlob holds matchGlob against its definition, tried in every way.
+// FuzzGlob holds Match against its definition, tried in every way.
 func FuzzGlob(f *testing.F) {
 	f.Add("a*[b-d]?\\x", "aacxx")
 	f.Add("[^", "a")
 	f.Add("[\\", "\\")
 	f.Fuzz(func(t *testing.T, pattern, name string) {
 		if len(pattern) > 12 || len(name) > 12 || strings.Count(pattern, "*") > 4 {
-			matchGlob(pattern, name)
+			Match(pattern, name)
 			return
 		}
-		if got, want := matchGlob(pattern, name), matchSlowly(pattern, name); got != want {
-			t.Fatalf("matchGlob(%q, %q) = %v", pattern, name, got)
+		if got, want := Match(pattern, name), matchSlowly(pattern, name); got != want {
+			t.Fatalf("Match(%q, %q) = %v", pattern, name, got)
 		}
 	})
 }

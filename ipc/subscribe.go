@@ -51,7 +51,7 @@ func (x *index) receivers(channel []byte) int {
 	if len(x.patterns) > 0 {
 		name := string(channel)
 		for p, conns := range x.patterns {
-			if matchGlob(p, name) {
+			if Match(p, name) {
 				n += conns
 			}
 		}
@@ -136,7 +136,7 @@ func (s *subscriptions) want(channel string) bool {
 		return true
 	}
 	for p := range s.patterns {
-		if matchGlob(p, channel) {
+		if Match(p, channel) {
 			return true
 		}
 	}
@@ -307,7 +307,7 @@ func (c *conn) deliver(out *answers, m Message) {
 		c.deliverAs(out, byShard, "", m)
 	}
 	for pattern, since := range c.subs.patterns {
-		if m.Seq > since && matchGlob(pattern, m.Channel) {
+		if m.Seq > since && Match(pattern, m.Channel) {
 			c.deliverAs(out, byPattern, pattern, m)
 		}
 	}

@@ -64,10 +64,9 @@ func appendVisible(b, text []byte) []byte {
 	return b
 }
 
-// firstLine is the first line of a text from elsewhere, fit for an error line.
-func firstLine(text string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	return string(appendVisible(nil, []byte(strings.TrimRight(line, "\r"))))
+// oneLine is text with every control character made visible.
+func oneLine(text string) string {
+	return strings.ReplaceAll(string(appendVisible(nil, []byte(text))), "\n", `\x0a`)
 }
 
 // isTerminal tells whether a stream is an open terminal.

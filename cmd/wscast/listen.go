@@ -44,7 +44,7 @@ the system does not trust is given in the environment: SSL_CERT_FILE=ca.pem. A p
 is taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 `,
 	setup: func(flags *flag.FlagSet) func(streams, []string) error {
-		origin := flags.String("origin", "", "send this Origin, as the browser does for a page: a scheme and host `ORIGIN`")
+		origin := flags.String("origin", "", "send this `ORIGIN`, as a browser does for a page: https://example.org")
 		return func(std streams, args []string) error {
 			if len(args) != 1 {
 				return &usageError{text: "listen: one URL is needed", hint: "as in: wscast listen ws://127.0.0.1:7311/websocket"}
@@ -157,10 +157,10 @@ func closed(w io.Writer, err error) error {
 		text += " (" + meaning + ")"
 	}
 	if c.Text != "" {
-		text += ": " + firstLine(c.Text)
+		text += ": " + c.Text
 	}
 	if c.Code == websocket.CloseNormalClosure || c.Code == websocket.CloseGoingAway {
-		fmt.Fprintln(w, "wscast: "+text)
+		fmt.Fprintln(w, "wscast: "+oneLine(text))
 		return nil
 	}
 	return errors.New(text)
@@ -238,7 +238,7 @@ func refusedHandshake(t target, answer *http.Response) error {
 	failed := &failure{text: fmt.Sprintf("%s: %d %s", t.spelled, answer.StatusCode, http.StatusText(answer.StatusCode))}
 	if strings.HasPrefix(answer.Header.Get("Content-Type"), "text/plain") {
 		body, _ := io.ReadAll(answer.Body) // gorilla has read 1 KiB of it at most
-		if line := firstLine(string(body)); line != "" {
+		if line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n"); line != "" {
 			failed.text += ": " + line
 		}
 	}
@@ -252,7 +252,7 @@ func refusedHandshake(t target, answer *http.Response) error {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		failed.hint = "the web server is there, but does not reach wscastd behind it"
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		failed.hint = "it redirects to " + firstLine(answer.Header.Get("Location"))
+		failed.hint = "it redirects to " + answer.Header.Get("Location")
 	}
 	return failed
 }

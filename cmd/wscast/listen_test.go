@@ -85,7 +85,7 @@ func TestListenClosed(t *testing.T) {
 		{closing(1001, "bye"), 0, "wscast: closed by the server: 1001 (going away): bye\n"},
 		{closing(1012, ""), exitFailure, "wscast: closed by the server: 1012 (service restart)\n"},
 		{closing(1013, "slow: the log has moved on"), exitFailure, "wscast: closed by the server: 1013 (try again later): slow: the log has moved on\n"},
-		{closing(4001, "\x1b[2Jtwo\nlines"), exitFailure, "wscast: closed by the server: 4001: \\x1b[2Jtwo\n"},
+		{closing(4001, "\x1b[2Jtwo\nlines"), exitFailure, "wscast: closed by the server: 4001: \\x1b[2Jtwo\\x0alines\n"},
 		{closing(websocket.CloseNoStatusReceived, ""), exitFailure, "wscast: closed by the server without a code\n"},
 		{func(conn *websocket.Conn) {}, exitFailure, "wscast: connection lost: the server sent no close frame\n"},
 		{func(conn *websocket.Conn) {
@@ -258,9 +258,10 @@ func FuzzTarget(f *testing.F) {
 	f.Fuzz(func(t *testing.T, spelled string) {
 		got, err := parseTarget(spelled)
 		if err != nil {
-			var usage *usageError
-			if !errors.As(err, &usage) || strings.Contains(usage.text+usage.hint, "\n") {
-				t.Fatalf("%q: %#v is not a usage error of one line", spelled, err)
+			var stderr strings.Builder
+			code := report(&stderr, err)
+			if lines := strings.Count(stderr.String(), "\n"); code != exitUsage || lines < 1 || lines > 2 {
+				t.Fatalf("%q: exit code %d, %q", spelled, code, stderr.String())
 			}
 			return
 		}

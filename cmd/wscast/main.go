@@ -191,7 +191,8 @@ func write(out io.Writer, b []byte) error {
 	return nil
 }
 
-// report says what went wrong, if anything did, and returns the exit code.
+// report says what went wrong, if anything did, and returns the exit code. Arguments and what a server answered
+// are part of the text: it stays one line whatever they contain.
 func report(w io.Writer, err error) int {
 	if err == nil {
 		return 0
@@ -214,9 +215,9 @@ func report(w io.Writer, err error) int {
 			hint += " (--socket or WSCAST_SOCKET names another)"
 		}
 	}
-	fmt.Fprintf(w, "wscast: %s\n", text)
+	fmt.Fprintf(w, "wscast: %s\n", oneLine(text))
 	if hint != "" {
-		fmt.Fprintf(w, "wscast: hint: %s\n", hint)
+		fmt.Fprintf(w, "wscast: hint: %s\n", oneLine(hint))
 	}
 	return code
 }

@@ -261,7 +261,7 @@ type daemon struct {
 	socket string
 }
 
-func startDaemon(t *testing.T) *daemon {
+func startDaemon(t testing.TB) *daemon {
 	t.Helper()
 	log := &memoryLog{clients: map[string]int{"default": 3}}
 	log.grown = sync.NewCond(&log.mu)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -198,7 +199,7 @@ func (r *lineReader) next() ([]byte, error) {
 	r.long = r.long[:0]
 	for {
 		line, err := r.in.ReadSlice('\n')
-		if len(r.long)+len(line) > r.limit+1 {
+		if len(r.long)+len(bytes.TrimSuffix(line, []byte("\n"))) > r.limit {
 			return nil, fmt.Errorf("line %d is longer than %d bytes: too long for a message", r.count+1, r.limit)
 		}
 		switch {
@@ -214,11 +215,8 @@ func (r *lineReader) next() ([]byte, error) {
 			r.long = append(r.long, line...)
 			line = r.long
 		}
-		if n := len(line); line[n-1] == '\n' {
-			line = line[:n-1]
-		}
 		r.count++
-		return line, nil
+		return bytes.TrimSuffix(line, []byte("\n")), nil
 	}
 }
 

@@ -85,10 +85,15 @@ func TestInputIsBounded(t *testing.T) {
 		t.Errorf("%d bytes, %v: want the longest message", len(message), err)
 	}
 
-	lines := lineReader{in: bufio.NewReader(io.MultiReader(strings.NewReader(longest+"\n"), endless{})), limit: limit}
+	lines := lineReader{in: bufio.NewReader(strings.NewReader(longest + "\n")), limit: limit}
 	if line, err := lines.next(); err != nil || string(line) != longest {
 		t.Errorf("%d bytes, %v: want the longest line", len(line), err)
 	}
+	lines.in.Reset(strings.NewReader(longest + "x"))
+	if _, err := lines.next(); err == nil {
+		t.Error("a last line that is one byte too long is taken")
+	}
+	lines.in.Reset(endless{})
 	if _, err := lines.next(); err == nil || !strings.Contains(err.Error(), "line 2 is longer than 100000 bytes") {
 		t.Errorf("endless line: %v", err)
 	}
@@ -180,6 +185,20 @@ func TestTally(t *testing.T) {
 	want := "wscast: line 2: no\nwscast: gone\nwscast: hint: 2 lines have their answer; from line 3 on it is not known what was published\n"
 	if code != exitFailure || stderr.String() != want {
 		t.Errorf("exit code %d, %q, want %q", code, stderr.String(), want)
+	}
+}
+
+// One operation is one line, through the tool, the socket and the server, with its answer.
+func BenchmarkLines(b *testing.B) {
+	d := startDaemon(b)
+	line := []byte(strings.Repeat("x", 127) + "\n")
+	input := bytes.NewReader(bytes.Repeat(line, b.N))
+	var output bytes.Buffer
+	b.SetBytes(int64(len(line)))
+	b.ResetTimer()
+	code := run([]string{"publish", "--lines", "--socket", d.socket, "default"}, streams{in: input, out: &output, err: &output})
+	if code != 0 || output.Len() > 0 || d.Head() != uint64(b.N) {
+		b.Fatalf("exit code %d, %d of %d messages: %s", code, d.Head(), b.N, output.String())
 	}
 }
 

@@ -19,8 +19,8 @@ var statusCommand = command{
 	summary: "report clients, channels, rates, the log, version and uptime",
 	help: `
 Prints what wscastd answers to INFO, section by section; doc/protocol.txt explains
-the fields. With --json it is one object of sections, each an object of fields, with
-numbers as numbers:
+the fields. Those that are there for Redis clients only are left out. With --json it
+is all of INFO: an object of sections, each an object of fields, numbers as numbers:
 
     wscast status --json | jq .Clients
 
@@ -56,7 +56,9 @@ func statusText(sections []ipc.Section) []byte {
 	width := 0
 	for _, s := range sections {
 		for _, f := range s.Fields {
-			width = max(width, len(f.Key))
+			if !forRedisClients(f.Key) {
+				width = max(width, len(f.Key))
+			}
 		}
 	}
 	var b bytes.Buffer
@@ -66,6 +68,9 @@ func statusText(sections []ipc.Section) []byte {
 		}
 		fmt.Fprintln(&b, s.Name)
 		for _, f := range s.Fields {
+			if forRedisClients(f.Key) {
+				continue
+			}
 			line := fmt.Sprintf("  %-*s  %s", width, f.Key, f.Value)
 			if large := inLargeUnits(f.Key, f.Value); large != "" {
 				line += " (" + large + ")"
@@ -76,10 +81,17 @@ func statusText(sections []ipc.Section) []byte {
 	return b.Bytes()
 }
 
+// forRedisClients tells the fields that wscastd answers only because Redis clients look for them when they
+// connect. They say nothing about it. The JSON has them: it is complete.
+func forRedisClients(key string) bool {
+	return strings.HasPrefix(key, "redis_") || key == "role" || key == "loading"
+}
+
 // inLargeUnits is the value of a field whose name tells its unit, as people say it; "" where the value says
 // as much by itself.
 func inLargeUnits(key, value string) string {
-	n, err := strconv.ParseUint(value, 10, 64)
+	whole, _, _ := strings.Cut(value, ".")
+	n, err := strconv.ParseUint(whole, 10, 64)
 	if err != nil {
 		return ""
 	}

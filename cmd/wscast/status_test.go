@@ -9,7 +9,7 @@ import (
 )
 
 var sections = []ipc.Section{
-	{Name: "Clients", Fields: []ipc.Field{{Key: "connected", Value: "1234"}, {Key: "channels", Value: "2"}}},
+	{Name: "Clients", Fields: []ipc.Field{{Key: "redis_field_of_some_length", Value: "7.2"}, {Key: "role", Value: "master"}, {Key: "connected", Value: "1234"}, {Key: "channels", Value: "2"}}},
 	{Name: "Log", Fields: []ipc.Field{
 		{Key: "log_size_bytes", Value: "67108864"},
 		{Key: "log_oldest_in_seconds", Value: "273780"},
@@ -41,6 +41,8 @@ func TestStatusJSON(t *testing.T) {
 	got := string(statusJSON(sections))
 	want := `{
   "Clients": {
+    "redis_field_of_some_length": 7.2,
+    "role": "master",
     "connected": 1234,
     "channels": 2
   },
@@ -68,6 +70,9 @@ func TestLargeUnits(t *testing.T) {
 		{"uptime_in_seconds", "86399", "23h59m59s"},
 		{"uptime_in_seconds", "86400", "1d0s"},
 		{"uptime_in_seconds", "18446744073709551615", "213503982334601d7h0m15s"},
+		{"oldest_age_seconds", "59.999", ""},
+		{"oldest_age_seconds", "61.500", "1m1s"},
+		{"messages_per_second", "100.0", ""},
 		{"sent_bytes", "1023", ""},
 		{"sent_bytes", "1536", "1.5 KiB"},
 		{"sent_bytes", "18446744073709551615", "16.0 EiB"},
