@@ -43,5 +43,11 @@
 // back only when the collector runs, at the latest after two minutes without traffic: -settle
 // 150s shows that.
 //
+// The last two rows of a table say how far a round can be trusted. On a busy machine the
+// kernel's own work waits for a core, and TCP sends again what was not lost: the times and
+// the rates of such a round say little, its CPU time and its ratios less than they should.
+// With -quiet 5 a server is measured again, up to five times, when other processes used
+// more than 5 per cent of the cores meanwhile, and the quietest of these counts.
+//
 // CPU per handshake is taken over the same clients, connecting at most 128 at a time.
 package main

@@ -119,6 +119,10 @@ func run(p plan) (figures, error) {
 	if err := l.connectAll(); err != nil {
 		return nil, err
 	}
+	before, err := resent()
+	if err != nil {
+		return nil, err
+	}
 	for _, w := range p.Windows {
 		if err := l.window(w); err != nil {
 			return nil, fmt.Errorf("with %d in flight: %w", w, err)
@@ -129,6 +133,11 @@ func run(p plan) (figures, error) {
 			return nil, fmt.Errorf("at %d messages/s: %w", p.Rate, err)
 		}
 	}
+	after, err := resent()
+	if err != nil {
+		return nil, err
+	}
+	l.figures[resentSegments] = after - before
 	return l.figures, nil
 }
 

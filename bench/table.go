@@ -23,6 +23,10 @@ const (
 	handshakeRate row = "handshakes/s (more is better)"
 	publishRate   row = "publishes/s (more is better)"
 	publishCPU    row = "CPU µs per publish"
+
+	// How undisturbed the round was. They make no ratios.
+	resentSegments row = "(TCP segments sent again)"
+	othersShare    row = "(cores used by others, %)"
 )
 
 func deliveryCPU(w int) row  { return row(fmt.Sprintf("CPU µs per delivery, W=%d", w)) }
@@ -34,10 +38,10 @@ func clientRows(windows []int) []row {
 	for _, w := range windows {
 		rows = append(rows, deliveryCPU(w), deliveryRate(w))
 	}
-	return append(rows, latencyP50, latencyP99, latencyMax, latencyLast, memoryPSS, memoryRSS, handshakeCPU, handshakeRate)
+	return append(rows, latencyP50, latencyP99, latencyMax, latencyLast, memoryPSS, memoryRSS, handshakeCPU, handshakeRate, resentSegments, othersShare)
 }
 
-var publishRows = []row{publishRate, publishCPU}
+var publishRows = []row{publishRate, publishCPU, othersShare}
 
 // figures are what one plan measured on one server.
 type figures map[row]float64
@@ -66,6 +70,9 @@ func table(w io.Writer, title string, columns []string, rows []row, r results) e
 	}
 	fmt.Fprintf(t, "\n%s, as a multiple of\t%s\n", subject, strings.Join(others, "\t"))
 	for _, row := range rows {
+		if row == resentSegments || row == othersShare {
+			continue
+		}
 		fmt.Fprint(t, row)
 		for _, c := range others {
 			fmt.Fprint(t, "\t", summary(ratios(column(r[subject], row), column(r[c], row))))

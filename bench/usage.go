@@ -5,6 +5,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,10 +82,34 @@ func readMachineTime() (machineTime, error) {
 	return t, nil
 }
 
-// others says how much of the machine was not the bench's between two readings: figures that
-// were taken beside other work are to be read with care.
-func others(from, to machineTime) string {
-	total := float64(max(1, to.total-from.total))
-	other := max(0, float64(to.busy-from.busy)-float64(to.ours-from.ours))
-	return fmt.Sprintf("others used %.0f%% of the cores meanwhile, the hypervisor took %.0f%%", 100*other/total, 100*float64(to.stolen-from.stolen)/total)
+// since returns the shares, in per cent of all cores, that other processes and the hypervisor
+// took from an earlier reading to this one.
+func (t machineTime) since(from machineTime) (others, stolen float64) {
+	total := float64(max(1, t.total-from.total))
+	others = max(0, float64(t.busy-from.busy)-float64(t.ours-from.ours))
+	return 100 * others / total, 100 * float64(t.stolen-from.stolen) / total
+}
+
+// resent returns how many TCP segments this machine has sent again since it was started
+// (RetransSegs, RFC 4022). On loopback nothing is lost on the way: it happens when the
+// kernel's own work waits for a core for longer than TCP does.
+func resent() (float64, error) {
+	const name = "/proc/net/snmp"
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for line := range bytes.Lines(b) {
+		fields := strings.Fields(string(line))
+		if len(fields) == 0 || fields[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+		} else if i := slices.Index(names, "RetransSegs"); i > 0 && i < len(fields) {
+			return strconv.ParseFloat(fields[i], 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no RetransSegs", name)
 }

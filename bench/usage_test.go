@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"strings"
 	"testing"
 	"time"
 )
@@ -55,10 +54,16 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-func TestOthers(t *testing.T) {
+func TestMachineTimeSince(t *testing.T) {
 	from := machineTime{total: 100 * time.Second, busy: 50 * time.Second, stolen: time.Second, ours: 10 * time.Second}
 	to := machineTime{total: 200 * time.Second, busy: 110 * time.Second, stolen: 3 * time.Second, ours: 40 * time.Second}
-	if got := others(from, to); !strings.Contains(got, "others used 30%") || !strings.Contains(got, "took 2%") {
-		t.Fatalf("got %q", got)
+	if others, stolen := to.since(from); others != 30 || stolen != 2 {
+		t.Fatalf("others took %v%% and the hypervisor %v%%, want 30 and 2", others, stolen)
+	}
+}
+
+func TestResent(t *testing.T) {
+	if n, err := resent(); err != nil || n < 0 {
+		t.Fatalf("got %v, %v", n, err)
 	}
 }

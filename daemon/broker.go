@@ -12,7 +12,8 @@ import (
 // The publish socket's names of channels fit into the log.
 const _ = uint(msglog.MaxName - ipc.MaxChannel)
 
-var errNotText = errors.New("the message is not UTF-8 and the channel is one of text frames: publish text, or configure frames = \"auto\" or \"binary\"")
+var errNotText = errors.New("the message is not UTF-8 and the channel is one of text frames: publish text, or configure frames = " +
+	`"auto" or "binary"`)
 
 // Publish implements ipc.Broker: it appends a message to the log.
 func (d *Daemon) Publish(channel, message []byte) (clients int, err error) {

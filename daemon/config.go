@@ -5,17 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
+	"net"
 	"net/url"
 	"os"
-	"reflect"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 
+	"wscast/daemon/frame"
 	"wscast/daemon/loop"
 	"wscast/daemon/msglog"
 	"wscast/ipc"
@@ -157,52 +159,79 @@ func Load(path string) (Config, error) {
 }
 
 func (c *Config) decode(text string) *ConfigError {
-	meta, err := toml.Decode(text, c)
+	var tree map[string]any
 	var parse toml.ParseError
-	switch {
+	switch _, err := toml.Decode(text, &tree); {
 	case errors.As(err, &parse):
-		return &ConfigError{Text: fmt.Sprintf("line %d: %s", parse.Position.Line, parse.Message), Hint: hintFor(parse.Message)}
+		return &ConfigError{Text: fmt.Sprintf("line %d: %s", parse.Position.Line, oneLine(parse.Message)), Hint: hintFor(parse.Message)}
 	case err != nil:
-		return &ConfigError{Text: strings.TrimPrefix(err.Error(), "toml: ")}
+		return &ConfigError{Text: oneLine(strings.TrimPrefix(err.Error(), "toml: "))}
 	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		key := unknown[0].String()
-		e := &ConfigError{Text: fmt.Sprintf("unknown key %q", key)}
-		if near := nearest(key, Keys()); near != "" {
-			e.Hint = fmt.Sprintf("did you mean %q?", near)
-		} else {
-			e.Hint = "wscast.toml(5) lists the keys; a key belongs below its [section]"
-		}
-		return e
+	if err := checkShape(tree); err != nil {
+		return err
+	}
+	switch _, err := toml.Decode(text, c); {
+	case errors.As(err, &parse): // of UnmarshalText
+		return &ConfigError{Text: fmt.Sprintf("line %d: %s = %s", parse.Position.Line, parse.LastKey, parse.Message)}
+	case err != nil:
+		return &ConfigError{Text: oneLine(strings.TrimPrefix(err.Error(), "toml: "))}
 	}
 	return c.check()
 }
 
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
 func hintFor(message string) string {
-	if strings.Contains(message, "expected value") {
-		return `strings, durations and sizes stand in quotes: ping = "25s"`
+	switch {
+	case strings.Contains(message, "expected value"), strings.Contains(message, "expected a digit"), strings.Contains(message, "Invalid float"),
+		strings.Contains(message, "expected newline"), strings.Contains(message, "expected a top-level item"), strings.Contains(message, "leading zeroes"):
+		return `texts, durations, sizes and modes stand in quotes: ping = "25s"`
+	case strings.Contains(message, "already been defined"):
+		return "write each key once, and each [section] once"
 	}
 	return ""
 }
 
-// check says what is wrong with the first bad value.
+// Limits of the configuration's values that are not those of other packages.
+const (
+	shortestTime = Duration(50 * time.Millisecond)
+	longestTime  = Duration(time.Hour)
+	// maxGreeting: the greeting goes out with the answer to the handshake, which has to fit into an empty send buffer.
+	maxGreeting = 4 << 10
+	// maxPublish is what package ipc takes at most, as Redis does (proto-max-bulk-len).
+	maxPublish = 512 << 20
+	// maxPath is what fits into sun_path with its zero byte (unix(7)).
+	maxPath = 107
+)
+
+// Check says what is wrong with the first bad value, as a *ConfigError.
+func (c *Config) Check() error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	return nil
+}
+
 func (c *Config) check() *ConfigError {
 	bad := func(key string, value any, hint string, args ...any) *ConfigError {
 		return &ConfigError{Text: fmt.Sprintf("%s = %v is not possible", key, show(value)), Hint: fmt.Sprintf(hint, args...)}
 	}
+	impossible := func(d Duration) bool { return d < shortestTime || d > longestTime }
 	w, p, l, d := &c.WebSocket, &c.Publish, &c.Log, &c.Daemon
+	largest := min(Size(maxPublish), l.Size/8-frame.MaxHeader) // as msglog.ErrTooLarge has it
 	switch {
 	case len(w.Listen) == 0:
 		return bad("websocket.listen", w.Listen, "name at least one address, such as \"127.0.0.1:7311\" or the path of a Unix socket")
-	case !strings.HasPrefix(w.Path, "/") || w.Path == "/" || strings.HasSuffix(w.Path, "/") || (&url.URL{Path: w.Path}).EscapedPath() != w.Path:
+	case !strings.HasPrefix(w.Path, "/") || w.Path == "/" || path.Clean(w.Path) != w.Path || (&url.URL{Path: w.Path}).EscapedPath() != w.Path:
 		return bad("websocket.path", w.Path, "it begins with a slash, does not end with one, and has no characters that a URL would escape")
-	case len(w.Greeting) > 4<<10:
-		return bad("websocket.greeting", len(w.Greeting), "a greeting has at most 4096 bytes")
-	case w.Ping != 0 && (w.Ping < Duration(50*time.Millisecond) || w.Ping > Duration(time.Hour)):
-		return bad("websocket.ping", w.Ping, "between \"50ms\" and \"1h\", or \"0s\" for no pings; below the proxy_read_timeout of nginx, which is 60s by default")
-	case w.HandshakeTimeout < Duration(50*time.Millisecond) || w.HandshakeTimeout > Duration(time.Hour):
+	case len(w.Greeting) > maxGreeting:
+		return &ConfigError{Text: fmt.Sprintf("websocket.greeting has %d bytes", len(w.Greeting)), Hint: fmt.Sprintf("a greeting has at most %d bytes", maxGreeting)}
+	case w.Ping != 0 && impossible(w.Ping):
+		return bad("websocket.ping", w.Ping,
+			"between \"50ms\" and \"1h\", or \"0s\" for no pings; below half the proxy_read_timeout of nginx, which is 60s by default")
+	case impossible(w.HandshakeTimeout):
 		return bad("websocket.handshake_timeout", w.HandshakeTimeout, "between \"50ms\" and \"1h\"")
-	case w.CloseTimeout < Duration(50*time.Millisecond) || w.CloseTimeout > Duration(time.Hour):
+	case impossible(w.CloseTimeout):
 		return bad("websocket.close_timeout", w.CloseTimeout, "between \"50ms\" and \"1h\"")
 	case w.MaxMessage < 125 || w.MaxMessage > loop.MaxMessage:
 		return bad("websocket.max_message", w.MaxMessage, "between 125 bytes and %s", Size(loop.MaxMessage))
@@ -210,20 +239,34 @@ func (c *Config) check() *ConfigError {
 		return bad("websocket.slow", w.Slow, "\"close\" or \"skip\"")
 	case len(p.Listen) == 0:
 		return bad("publish.listen", p.Listen, "name at least one path, such as %q", DefaultPublishSocket)
-	case p.MaxMessage < 1 || p.MaxMessage > l.Size/8-16:
-		return bad("publish.max_message", p.MaxMessage, "at most an eighth of log.size, which is %s", l.Size)
 	case p.MaxConnections < 1:
 		return bad("publish.max_connections", p.MaxConnections, "at least 1")
-	case p.ReplyTimeout < Duration(50*time.Millisecond):
-		return bad("publish.reply_timeout", p.ReplyTimeout, "at least \"50ms\"")
+	case impossible(p.ReplyTimeout):
+		return bad("publish.reply_timeout", p.ReplyTimeout, "between \"50ms\" and \"1h\"")
 	case p.DatagramChannel != "" && !ipc.ValidChannel(p.DatagramChannel):
-		return bad("publish.datagram_channel", p.DatagramChannel, "the name of a channel, or \"\" for the first line of each datagram")
+		return bad("publish.datagram_channel", p.DatagramChannel,
+			"the name of a channel, 1 to %d letters, digits and . _ - : /, or \"\" for the first line of each datagram", ipc.MaxChannel)
 	case l.Size < msglog.MinSize || l.Size > msglog.MaxSize:
 		return bad("log.size", l.Size, "between %s and %s", Size(msglog.MinSize), Size(msglog.MaxSize))
 	case l.Channels < 1 || l.Channels > msglog.MaxChannels:
 		return bad("log.channels", l.Channels, "between 1 and %d", msglog.MaxChannels)
+	case p.MaxMessage < 1 || p.MaxMessage > largest:
+		return bad("publish.max_message", p.MaxMessage, "at most %d bytes: an eighth of log.size, which is %s, less a frame's header, and %s at the most",
+			largest, l.Size, Size(maxPublish))
 	case d.Loops < 0 || d.Loops > msglog.MaxReaders:
 		return bad("daemon.loops", d.Loops, "between 1 and %d, or 0 for one for each processor", msglog.MaxReaders)
+	}
+	for _, address := range w.Listen {
+		if err := checkAddress(address); err != nil {
+			return bad("websocket.listen", address, "%s", err)
+		}
+	}
+	for key, paths := range map[string][]string{"publish.listen": p.Listen, "publish.datagrams": p.Datagrams} {
+		for _, path := range paths {
+			if err := checkPath(path); err != nil {
+				return bad(key, path, "%s", err)
+			}
+		}
 	}
 	for _, origin := range w.Origins {
 		if _, err := parseOrigin(origin); err != nil {
@@ -240,6 +283,32 @@ func (c *Config) check() *ConfigError {
 		case !slices.Contains([]string{"", framesAuto, framesText, framesBinary}, ch.Frames):
 			return bad(fmt.Sprintf("channel[%d].frames", i), ch.Frames, "\"auto\", \"text\" or \"binary\"")
 		}
+	}
+	return nil
+}
+
+// checkAddress takes host:port, or the path of a Unix-domain socket, which has a slash in it.
+func checkAddress(address string) error {
+	if strings.Contains(address, "/") {
+		return checkPath(address)
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return errors.New("write host:port, such as \"127.0.0.1:7311\" or \"[::1]:7311\", or the path of a Unix socket with a slash in it")
+	}
+	return nil
+}
+
+// checkPath takes no abstract address (unix(7)), which begins with @: it has no mode, so everybody could connect.
+func checkPath(path string) error {
+	switch {
+	case path == "" || path[0] == '@' || strings.HasSuffix(path, "/") || strings.ContainsFunc(path, unicode.IsControl):
+		return fmt.Errorf("write the path of a Unix socket, such as %q", DefaultPublishSocket)
+	case len(path) > maxPath:
+		return fmt.Errorf("the path of a Unix socket has at most %d bytes, this one has %d", maxPath, len(path))
 	}
 	return nil
 }
@@ -261,167 +330,6 @@ func level(name string) (slog.Level, error) {
 	}
 	return l, l.UnmarshalText([]byte(name))
 }
-
-// Keys are the names of all keys, in the order of the file; those of the repeated section [[channel]] as channel.match.
-func Keys() []string {
-	var keys []string
-	eachKey(Defaults(), func(key string, _ reflect.Value, _ bool) { keys = append(keys, key) })
-	for f := range fields(reflect.TypeFor[ChannelConfig]()) {
-		keys = append(keys, "channel."+f.Tag.Get("toml"))
-	}
-	return keys
-}
-
-// FixedChanges are the keys in which two configurations differ but which take effect at a start only.
-func FixedChanges(old, new Config) []string {
-	values := make(map[string]any)
-	eachKey(old, func(key string, v reflect.Value, _ bool) { values[key] = v.Interface() })
-	var changed []string
-	eachKey(new, func(key string, v reflect.Value, fixed bool) {
-		if fixed && !reflect.DeepEqual(values[key], v.Interface()) {
-			changed = append(changed, key)
-		}
-	})
-	return changed
-}
-
-// keepFixed puts the values that hold until the next start into a configuration that is about to be used.
-func (c *Config) keepFixed(old Config) {
-	to, from := reflect.ValueOf(c).Elem(), reflect.ValueOf(old)
-	for s := range to.NumField() {
-		if to.Field(s).Kind() != reflect.Struct {
-			continue
-		}
-		for f := range to.Field(s).NumField() {
-			if to.Field(s).Type().Field(f).Tag.Get("fixed") != "" {
-				to.Field(s).Field(f).Set(from.Field(s).Field(f))
-			}
-		}
-	}
-}
-
-func fields(t reflect.Type) func(yield func(reflect.StructField) bool) {
-	return func(yield func(reflect.StructField) bool) {
-		for i := range t.NumField() {
-			if !yield(t.Field(i)) {
-				return
-			}
-		}
-	}
-}
-
-func eachKey(c Config, do func(key string, v reflect.Value, fixed bool)) {
-	v := reflect.ValueOf(c)
-	for section := range fields(v.Type()) {
-		if section.Type.Kind() != reflect.Struct {
-			continue
-		}
-		for f := range fields(section.Type) {
-			do(section.Tag.Get("toml")+"."+f.Tag.Get("toml"),
-				v.FieldByIndex(append(slices.Clone(section.Index), f.Index...)), f.Tag.Get("fixed") != "")
-		}
-	}
-}
-
-// nearest is the known key that is at most a few typing errors away, or has the right name in the wrong section.
-func nearest(key string, known []string) string {
-	name := key[strings.LastIndexByte(key, '.')+1:]
-	best, distance := "", 4
-	for _, k := range known {
-		d := editDistance(key, k)
-		if strings.HasSuffix(k, "."+name) {
-			d = min(d, 1)
-		}
-		if d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// editDistance counts the insertions, deletions and replacements between two words (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j]+1, row[j+1]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
-}
-
-// Duration is written as "25s", "1m30s", "200ms".
-type Duration time.Duration
-
-// UnmarshalText reads what time.ParseDuration reads.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil {
-		return fmt.Errorf("%q is not a duration: write \"25s\", \"1m30s\" or \"200ms\"", text)
-	}
-	*d = Duration(v)
-	return nil
-}
-
-func (d Duration) String() string { return time.Duration(d).String() }
-
-// Size is a number of bytes, written as "64MiB", "4KiB", or a plain number.
-type Size int64
-
-var units = []struct {
-	name  string
-	bytes int64
-}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}}
-
-// UnmarshalText reads a size.
-func (s *Size) UnmarshalText(text []byte) error {
-	number, factor := string(text), int64(1)
-	for _, u := range units {
-		if rest, ok := strings.CutSuffix(number, u.name); ok {
-			number, factor = strings.TrimSpace(rest), u.bytes
-			break
-		}
-	}
-	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || n < 0 || n > math.MaxInt64/factor {
-		return fmt.Errorf("%q is not a size: write \"64MiB\", \"4KiB\" or a number of bytes", text)
-	}
-	*s = Size(n * factor)
-	return nil
-}
-
-func (s Size) String() string {
-	for _, u := range slices.Backward(units) {
-		if n := int64(s); n >= u.bytes && n%u.bytes == 0 {
-			return strconv.FormatInt(n/u.bytes, 10) + u.name
-		}
-	}
-	return strconv.FormatInt(int64(s), 10)
-}
-
-// Mode is the mode of a Unix-domain socket, written in octal as "0660".
-type Mode uint32
-
-// UnmarshalText reads a mode.
-func (m *Mode) UnmarshalText(text []byte) error {
-	n, err := strconv.ParseUint(string(text), 8, 32)
-	if err != nil || n > 0o777 {
-		return fmt.Errorf("%q is not the mode of a socket: write \"0660\"", text)
-	}
-	*m = Mode(n)
-	return nil
-}
-
-func (m Mode) String() string { return fmt.Sprintf("%#04o", uint32(m)) }
 
 // loopConfig is what the event loops need.
 func (c *Config) loopConfig() loop.Config {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"wscast/daemon/loop"
 	"wscast/daemon/msglog"
 	"wscast/ipc"
-	"wscast/web"
 )
 
 // Options of a daemon.
@@ -57,11 +57,9 @@ const (
 // New makes a daemon that serves nobody yet. It takes the sockets over, also when it fails.
 func New(o Options) (*Daemon, error) {
 	d := &Daemon{log: o.Log, level: o.Level, sockets: o.Sockets, reload: o.Reload, notify: notifier{o.Log}}
-	d.handshaker = &handshaker{}
-	if o.Demo {
-		_, publish := o.Sockets.Addresses()
-		site := web.Site{PublishSocket: publish[0], WebSocketPath: o.Config.WebSocket.Path}
-		d.handshaker.page = site.Page
+	d.handshaker = &handshaker{demo: o.Demo}
+	if _, publish := o.Sockets.Addresses(); len(publish) > 0 {
+		d.handshaker.publish = publish[0]
 	}
 	store, err := msglog.Create(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
 	if err != nil {
@@ -76,7 +74,6 @@ func New(o Options) (*Daemon, error) {
 	if n == 0 {
 		n = min(runtime.GOMAXPROCS(0), msglog.MaxReaders)
 	}
-	d.handshaker.configure(&o.Config)
 	if d.loops, err = loop.New(store, n, d.handshaker, o.Config.loopConfig(), o.Log); err != nil {
 		return nil, errors.Join(err, store.Close(), d.sockets.Close())
 	}
@@ -176,7 +173,7 @@ func (d *Daemon) reloadNow() {
 	}
 	c, err := d.reload()
 	if err != nil {
-		d.log.Error("the configuration was not reloaded, nothing has changed", "error", err)
+		d.notReloaded(err)
 		return
 	}
 	old := *d.config.Load()
@@ -184,12 +181,17 @@ func (d *Daemon) reloadNow() {
 		d.log.Warn("a changed key takes effect at the next restart", "key", key)
 	}
 	c.keepFixed(old)
-	if e := c.check(); e != nil { // a new publish.max_message can be too large for the log as it is
-		d.log.Error("the configuration was not reloaded, nothing has changed", "error", e)
+	if err := c.Check(); err != nil { // a new publish.max_message can be too large for the log as it is
+		d.notReloaded(err)
 		return
 	}
 	d.apply(&c)
 	d.log.Info("configuration reloaded")
+}
+
+func (d *Daemon) notReloaded(err error) {
+	text, hint, _ := strings.Cut(err.Error(), "\n")
+	d.log.Error("the configuration was not reloaded, nothing has changed", "error", text, "hint", hint)
 }
 
 // stop ends everything in the order of a message's way, so that what is published is still delivered.
@@ -204,12 +206,21 @@ func (d *Daemon) stop() error {
 	return errors.Join(err, d.store.Close(), d.sockets.Close())
 }
 
-// Welcome is what a person who has started the daemon in a terminal wants to know.
+// Welcome is what a person who has started the daemon in a terminal wants to know: where the demo page is, if it is served
+// over TCP, and how to publish.
 func (s *Sockets) Welcome(demo bool) string {
 	websocket, publish := s.Addresses()
 	text := ""
-	if _, _, err := net.SplitHostPort(websocket[0]); demo && err == nil {
-		text = fmt.Sprintf("demo page:  http://%s/\n", websocket[0])
+	for _, address := range websocket {
+		if host, port, err := net.SplitHostPort(address); demo && err == nil && text == "" {
+			if ip := net.ParseIP(host); ip.IsUnspecified() { // not what a browser connects to
+				host = "localhost"
+			}
+			text = fmt.Sprintf("demo page:  http://%s/\n", net.JoinHostPort(host, port))
+		}
 	}
-	return text + fmt.Sprintf("publish:    wscast publish --socket %s default hello\n", publish[0])
+	for _, path := range publish[:min(1, len(publish))] {
+		text += fmt.Sprintf("publish:    wscast publish --socket %s default hello\n", path)
+	}
+	return text
 }

@@ -3,11 +3,9 @@ package daemon
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,16 +19,18 @@ import (
 	"wscast/web"
 )
 
-// Every HTTP answer that is not 101 is one line of text that says what to do, and ends the connection.
+// Every HTTP answer that is not 101, the demo page aside, is one line of text that says what to do; each of them ends the
+// connection, so that nothing behind the request can be taken for another one.
 
 // DefaultChannel is the channel of a URL that names none.
 const DefaultChannel = "default"
 
 // handshaker judges the requests of clients for the loops.
 type handshaker struct {
+	demo     bool   // serve the demo page
+	publish  string // socket that it names
 	settings atomic.Pointer[handshakeSettings]
-	page     func(path string) (body []byte, contentType string, ok bool) // nil: no demo page
-	pool     sync.Pool                                                    // of *upgrade
+	pool     sync.Pool // of *upgrade
 }
 
 // handshakeSettings can change at a reload.
@@ -38,10 +38,11 @@ type handshakeSettings struct {
 	path     string
 	origins  []origin // none: the request's own host
 	greeting []byte   // a finished frame, or nothing
+	site     web.Site
 }
 
 func (h *handshaker) configure(c *Config) {
-	s := &handshakeSettings{path: c.WebSocket.Path}
+	s := &handshakeSettings{path: c.WebSocket.Path, site: web.Site{PublishSocket: h.publish, WebSocketPath: c.WebSocket.Path}}
 	for _, text := range c.WebSocket.Origins {
 		o, _ := parseOrigin(text) // Config.check has
 		s.origins = append(s.origins, o)
@@ -67,21 +68,34 @@ func (h *handshaker) Handshake(head []byte) (answer []byte, channel string) {
 		return refusal(http.StatusBadRequest, "not a valid HTTP request"), ""
 	}
 	channel, refused := h.judge(s, r)
-	if refused != nil {
-		return refused, ""
+	if refused == nil {
+		upgrader := websocket.Upgrader{CheckOrigin: accept, Error: u.fail}
+		if _, err = upgrader.Upgrade(u, r, nil); err == nil {
+			return append(bytes.Clone(u.answer), s.greeting...), channel
+		}
+		refused = u.refused(err)
 	}
-	upgrader := websocket.Upgrader{CheckOrigin: accept, Error: u.fail}
-	if _, err := upgrader.Upgrade(u, r, nil); err != nil {
-		return u.refused(err), ""
+	if r.Method == http.MethodHead {
+		refused = refused[:bytes.Index(refused, endOfHead)+len(endOfHead)] // RFC 9110 section 9.3.2
 	}
-	return append(bytes.Clone(u.answer), s.greeting...), channel
+	return refused, ""
 }
+
+var endOfHead = []byte("\r\n\r\n")
 
 // accept: judge has looked at the origin already.
 func accept(*http.Request) bool { return true }
 
-// judge finds the channel of a request, or the answer to one that is no opening handshake of ours.
+// judge finds the channel of a request, or the answer to one that is no opening handshake of ours. The path is
+// percent-decoded as a whole and taken as it is then: slashes are not merged and dots are not resolved, so that what
+// nginx made of the URL in order to choose a location holds for the channel as well.
 func (h *handshaker) judge(s *handshakeSettings, r *http.Request) (channel string, answer []byte) {
+	switch { // what net/http's server checks after ReadRequest (RFC 9112 sections 2.3 and 3.2)
+	case r.ProtoMajor != 1:
+		return "", refusal(http.StatusHTTPVersionNotSupported, "only HTTP/1.1 is spoken here; behind nginx: proxy_http_version 1.1")
+	case r.ProtoAtLeast(1, 1) && r.Host == "":
+		return "", refusal(http.StatusBadRequest, "a request needs the header Host")
+	}
 	rest, ours := strings.CutPrefix(r.URL.Path, s.path)
 	switch {
 	case ours && rest == "":
@@ -94,6 +108,9 @@ func (h *handshaker) judge(s *handshakeSettings, r *http.Request) (channel strin
 	switch {
 	case r.Method != http.MethodGet:
 		return "", refusal(http.StatusMethodNotAllowed, "a WebSocket is opened with GET", "Allow: GET")
+	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
+		// Its bytes would be read as frames.
+		return "", refusal(http.StatusBadRequest, "a request that opens a WebSocket has no body")
 	case !r.ProtoAtLeast(1, 1):
 		return "", refusal(http.StatusUpgradeRequired,
 			"a WebSocket needs HTTP/1.1; behind nginx: proxy_http_version 1.1", "Upgrade: websocket")
@@ -104,29 +121,28 @@ func (h *handshaker) judge(s *handshakeSettings, r *http.Request) (channel strin
 	case !hasToken(r.Header["Sec-Websocket-Version"], "13"):
 		return "", refusal(http.StatusUpgradeRequired, "only version 13 of the WebSocket protocol is spoken here (RFC 6455)",
 			"Upgrade: websocket", "Sec-WebSocket-Version: 13")
+	case len(r.Header["Sec-Websocket-Key"]) != 1: // RFC 6455 section 11.3.1; the Upgrader looks into the first one
+		return "", refusal(http.StatusBadRequest, "a WebSocket needs one header Sec-WebSocket-Key")
 	case !ipc.ValidChannel(channel):
 		return "", refusal(http.StatusBadRequest,
 			fmt.Sprintf("invalid channel: %s/CHANNEL has 1 to %d letters, digits and . _ - : /", s.path, ipc.MaxChannel))
 	}
-	if from := r.Header["Origin"]; len(from) > 0 && !s.allowed(from, r.Host) {
+	if from := r.Header["Origin"]; len(from) > 0 && !allowed(s.origins, from, r.Host) {
 		return "", refusal(http.StatusForbidden, fmt.Sprintf(
 			"pages of %s may not connect to %s: add the origin to websocket.origins; behind nginx, pass on the header Host with $http_host",
-			strconv.Quote(from[0]), strconv.Quote(r.Host)))
+			strconv.QuoteToASCII(from[0]), strconv.QuoteToASCII(r.Host)))
 	}
 	return channel, nil
 }
 
 // other answers what is no WebSocket: the demo page, or not found.
 func (h *handshaker) other(s *handshakeSettings, r *http.Request) []byte {
-	if h.page != nil {
-		if body, contentType, ok := h.page(r.URL.Path); ok {
-			switch r.Method {
-			case http.MethodGet:
-				return response(http.StatusOK, contentType, body, true)
-			case http.MethodHead:
-				return response(http.StatusOK, contentType, body, false)
+	if h.demo {
+		if body, contentType, ok := s.site.Page(r.URL.Path); ok {
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				return refusal(http.StatusMethodNotAllowed, "this page is read with GET", "Allow: GET, HEAD")
 			}
-			return refusal(http.StatusMethodNotAllowed, "this page is read with GET", "Allow: GET, HEAD")
+			return response(http.StatusOK, contentType, body)
 		}
 	}
 	return refusal(http.StatusNotFound, fmt.Sprintf("nothing here: WebSockets are at %s and %s/CHANNEL", s.path, s.path))
@@ -137,10 +153,10 @@ func (h *handshaker) Refuse(status int, line string) []byte { return refusal(sta
 
 // refusal is an answer of one line.
 func refusal(status int, line string, headers ...string) []byte {
-	return response(status, "text/plain; charset=utf-8", []byte(line+"\n"), true, headers...)
+	return response(status, "text/plain; charset=utf-8", []byte(line+"\n"), headers...)
 }
 
-func response(status int, contentType string, body []byte, withBody bool, headers ...string) []byte {
+func response(status int, contentType string, body []byte, headers ...string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
 	connection := "close"
@@ -156,9 +172,7 @@ func response(status int, contentType string, body []byte, withBody bool, header
 		b.WriteString("Content-Security-Policy: " + web.ContentSecurityPolicy + "\r\n")
 	}
 	b.WriteString("\r\n")
-	if withBody {
-		b.Write(body)
-	}
+	b.Write(body)
 	return b.Bytes()
 }
 
@@ -174,40 +188,8 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// origin is the scheme, host and port of pages that may connect (RFC 6454). The zero value is all of them.
-type origin struct{ scheme, host string }
-
-func parseOrigin(text string) (origin, error) {
-	if text == "*" {
-		return origin{}, nil
-	}
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" {
-		return origin{}, errors.New(`an origin is "https://example.org" or "https://example.org:8443", without a path; "*" is all`)
-	}
-	return origin{strings.ToLower(u.Scheme), strings.ToLower(u.Host)}, nil
-}
-
-// allowed judges the Origin header. A request without one is not a browser's, and the check is about nothing else: pages of
-// strangers that open a WebSocket here with the cookies of the person who looks at them. What is not understood is refused.
-func (s *handshakeSettings) allowed(from []string, host string) bool {
-	o, err := parseOrigin(from[0])
-	if err != nil || o.scheme == "" || len(from) > 1 {
-		return len(s.origins) == 1 && s.origins[0] == origin{}
-	}
-	if len(s.origins) == 0 {
-		return o.host == strings.ToLower(host)
-	}
-	for _, a := range s.origins {
-		if a == o || a == (origin{}) {
-			return true
-		}
-	}
-	return false
-}
-
-// upgrade lets gorilla's Upgrader answer a request without a connection: it is the http.ResponseWriter that is hijacked and the net.Conn that
-// comes of it, and collects what is written.
+// upgrade lets gorilla's Upgrader answer a request without a connection: it is the http.ResponseWriter that is hijacked and
+// the net.Conn that comes of it, and collects what is written.
 type upgrade struct {
 	net.Conn // nil: none of its other methods is called
 	head     bytes.Reader

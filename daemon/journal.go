@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
@@ -20,7 +23,8 @@ func NewLogger(level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-// journalHandler writes records with the journal's native protocol.
+// journalHandler writes records with the journal's native protocol. The message is the whole line, as the text handler
+// would have it; the fields are there to search by.
 type journalHandler struct {
 	level    slog.Leveler
 	send     func(message string, priority journal.Priority, fields map[string]string) error
@@ -34,30 +38,51 @@ func (h *journalHandler) Enabled(_ context.Context, level slog.Level) bool {
 }
 
 func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
-	fields := make(map[string]string)
-	var text strings.Builder
-	text.WriteString(r.Message)
-	add := func(prefix string, a slog.Attr) {
-		value := a.Value.Resolve().String()
-		fields[fieldName(prefix+a.Key)] = value
-		// As in the text handler, so that a value cannot look like something else.
-		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r == '"' || r == '=' || r == 0x7f }) || value == "" {
-			value = strconv.Quote(value)
-		}
-		text.WriteString(" " + prefix + a.Key + "=" + value)
-	}
+	line := journalLine{fields: map[string]string{"SYSLOG_IDENTIFIER": "wscastd"}}
+	line.text.WriteString(r.Message)
 	for _, a := range h.attrs {
-		add("", a)
+		line.add("", a)
 	}
 	r.Attrs(func(a slog.Attr) bool {
-		add(h.prefix, a)
+		line.add(h.prefix, a)
 		return true
 	})
-	if err := h.send(text.String(), priority(r.Level), fields); err != nil {
-		_, err = io.WriteString(h.fallback, text.String()+"\n")
+	if err := h.send(line.text.String(), priority(r.Level), line.fields); err != nil {
+		// systemd takes the number for the priority (sd-daemon(3)).
+		_, err = fmt.Fprintf(h.fallback, "<%d>%s\n", priority(r.Level), line.text.String())
 		return err
 	}
 	return nil
+}
+
+// journalLine is what a record becomes.
+type journalLine struct {
+	text   strings.Builder
+	fields map[string]string
+}
+
+func (l *journalLine) add(prefix string, a slog.Attr) {
+	if a.Equal(slog.Attr{}) {
+		return // as slog.Handler says
+	}
+	v := a.Value.Resolve()
+	if v.Kind() == slog.KindGroup {
+		if a.Key != "" {
+			prefix += a.Key + "."
+		}
+		for _, member := range v.Group() {
+			l.add(prefix, member)
+		}
+		return
+	}
+	value := v.String()
+	l.fields[fieldName(prefix+a.Key)] = value
+	// As in the text handler, so that a value cannot look like something else.
+	if value == "" || !utf8.ValidString(value) ||
+		strings.ContainsFunc(value, func(r rune) bool { return r == ' ' || r == '"' || r == '=' || !unicode.IsPrint(r) }) {
+		value = strconv.Quote(value)
+	}
+	l.text.WriteString(" " + prefix + a.Key + "=" + value)
 }
 
 func (h *journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -78,9 +103,12 @@ func (h *journalHandler) WithGroup(name string) slog.Handler {
 	return &with
 }
 
+// longestField is what journald takes (JOURNAL_NATIVE_PROTOCOL: field names of 64 bytes at most).
+const longestField = 64
+
 // fieldName makes a field of the journal out of a key: capital letters, digits and underscores (systemd.journal-fields(7)).
 func fieldName(key string) string {
-	return "WSCAST_" + strings.Map(func(r rune) rune {
+	name := "WSCAST_" + strings.Map(func(r rune) rune {
 		switch {
 		case 'a' <= r && r <= 'z':
 			return r - 'a' + 'A'
@@ -89,6 +117,7 @@ func fieldName(key string) string {
 		}
 		return '_'
 	}, key)
+	return name[:min(len(name), longestField)]
 }
 
 func priority(level slog.Level) journal.Priority {

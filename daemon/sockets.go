@@ -9,13 +9,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
-// Sockets are what the daemon serves on. It never opens one itself once it runs: they come from systemd by name, or are bound
-// before it starts.
+// Sockets are what the daemon serves on. It never opens one itself once it runs: they come from systemd by name, or are
+// bound before it starts.
+//
+// There can be several WebSocket sockets either way: nginx runs out of ports to one address at about 28,000 clients. From
+// systemd there is one socket for publishers and one for datagrams, because publishers are told one path, and a second unit
+// with the same FileDescriptorName= is a mistake. By hand there can be several (--publish is repeatable), for instance one that
+// a container sees.
 type Sockets struct {
 	WebSocket []*os.File          // stream listeners, TCP or Unix-domain
 	Publish   []*net.UnixListener // Unix-domain stream listeners
@@ -32,7 +38,8 @@ const (
 )
 
 // Inherited takes the sockets that systemd has handed over (sd_listen_fds(3)). ok is false when there are none. Each is
-// checked for its kind, since a socket of a wrong kind would be found out only by its first client.
+// checked for its kind, since a socket of a wrong kind would be found out only by its first client. An error names the
+// socket; all of them are closed then.
 func Inherited() (s Sockets, ok bool, err error) {
 	files := activation.Files(true)
 	if len(files) == 0 {
@@ -43,7 +50,7 @@ func Inherited() (s Sockets, ok bool, err error) {
 			f.Close()
 		}
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			_ = s.Close() // the error says what to do; this one would not
 		}
 	}()
 	for i, f := range files {
@@ -53,11 +60,19 @@ func Inherited() (s Sockets, ok bool, err error) {
 	}
 	switch {
 	case len(s.WebSocket) == 0:
-		return s, true, fmt.Errorf("systemd passed no socket named %q: a socket unit needs FileDescriptorName=%s, and wscast.service needs it in Sockets=", nameWebSocket, nameWebSocket)
+		return s, true, missing(nameWebSocket)
 	case len(s.Publish) == 0:
-		return s, true, fmt.Errorf("systemd passed no socket named %q: a socket unit needs FileDescriptorName=%s, and wscast.service needs it in Sockets=", namePublish, namePublish)
+		return s, true, missing(namePublish)
 	}
 	return s, true, nil
+}
+
+func missing(name string) error {
+	return fmt.Errorf("systemd passed no socket named %q: a socket unit needs FileDescriptorName=%s, and the service needs that unit in Sockets=", name, name)
+}
+
+func doubled(name string) error {
+	return fmt.Errorf("there is another one of that name, and %s has to be one socket: write one Listen line and FileDescriptorName=%s in one socket unit only", name, name)
 }
 
 func (s *Sockets) adopt(f *os.File) error {
@@ -67,8 +82,9 @@ func (s *Sockets) adopt(f *os.File) error {
 	}
 	switch f.Name() {
 	case nameWebSocket:
-		if !k.listens || k.kind != unix.SOCK_STREAM {
-			return fmt.Errorf("it is %s, but has to be a listening stream socket: ListenStream= with Accept=no", k)
+		internet := k.domain == unix.AF_INET || k.domain == unix.AF_INET6
+		if !k.listens || k.kind != unix.SOCK_STREAM || !internet && k.domain != unix.AF_UNIX {
+			return fmt.Errorf("it is %s, but has to be a listening TCP or Unix-domain stream socket: ListenStream= with Accept=no", k)
 		}
 		if k.protocol == unix.IPPROTO_MPTCP {
 			return errors.New("it is a Multipath TCP socket, of which the kernel does not count what was sent: leave out SocketProtocol=mptcp")
@@ -80,7 +96,10 @@ func (s *Sockets) adopt(f *os.File) error {
 		s.WebSocket = append(s.WebSocket, file)
 	case namePublish:
 		if k.domain != unix.AF_UNIX || k.kind != unix.SOCK_STREAM || !k.listens {
-			return fmt.Errorf("it is %s, but has to be a listening Unix-domain stream socket: ListenStream= with a path", k)
+			return fmt.Errorf("it is %s, but has to be a listening Unix-domain stream socket: ListenStream= with a path, and Accept=no", k)
+		}
+		if len(s.Publish) > 0 {
+			return doubled(namePublish)
 		}
 		ln, err := net.FileListener(f)
 		if err != nil {
@@ -90,6 +109,12 @@ func (s *Sockets) adopt(f *os.File) error {
 	case nameDatagrams:
 		if k.domain != unix.AF_UNIX || k.kind != unix.SOCK_DGRAM {
 			return fmt.Errorf("it is %s, but has to be a Unix-domain datagram socket: ListenDatagram= with a path", k)
+		}
+		if address == "" || address == "@" { // an unnamed socket, as package unix shows it
+			return errors.New("it has no address, so nobody can send to it: ListenDatagram= with a path")
+		}
+		if len(s.Datagrams) > 0 {
+			return doubled(nameDatagrams)
 		}
 		conn, err := net.FilePacketConn(f)
 		if err != nil {
@@ -108,18 +133,28 @@ type kind struct {
 	listens                bool
 }
 
+// String is a noun phrase with its article.
 func (k kind) String() string {
-	domain := map[int]string{unix.AF_UNIX: "Unix-domain", unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}[k.domain]
-	kind := map[int]string{unix.SOCK_STREAM: "stream", unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "sequential-packet"}[k.kind]
-	listens := "not listening"
-	if k.listens {
-		listens = "listening"
+	domain, ok := map[int]string{unix.AF_UNIX: "a Unix-domain", unix.AF_INET: "an IPv4", unix.AF_INET6: "an IPv6"}[k.domain]
+	if !ok {
+		domain = fmt.Sprintf("an address family %d", k.domain)
 	}
-	return strings.Join([]string{"a", domain, kind, "socket that is", listens}, " ")
+	kind, ok := map[int]string{unix.SOCK_STREAM: "stream", unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "sequential-packet"}[k.kind]
+	if !ok {
+		kind = fmt.Sprintf("type %d", k.kind)
+	}
+	phrase := domain + " " + kind + " socket"
+	if k.kind == unix.SOCK_STREAM || k.kind == unix.SOCK_SEQPACKET {
+		if k.listens {
+			return phrase + " that listens"
+		}
+		return phrase + " that does not listen"
+	}
+	return phrase
 }
 
 // examine asks the kernel what a descriptor is, and for the address it is bound to.
-func examine(f *os.File) (k kind, address string, err error) {
+func examine(f syscall.Conn) (k kind, address string, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return k, "", err
@@ -150,8 +185,9 @@ func examine(f *os.File) (k kind, address string, err error) {
 	return k, address, errors.Join(err, cerr)
 }
 
-// duplicate makes a file with a name of its own, for Go's poller: os.NewFile takes it for pollable when it is non-blocking.
-func duplicate(f *os.File, name string) (*os.File, error) {
+// duplicate makes a file with a name of its own, for Go's poller: os.NewFile takes it for pollable when it is
+// non-blocking. That is a property of the description that the duplicates share: systemd clears it without NonBlocking=.
+func duplicate(f syscall.Conn, name string) (*os.File, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -171,11 +207,12 @@ func duplicate(f *os.File, name string) (*os.File, error) {
 	return file, errors.Join(err, cerr)
 }
 
-// Bind makes the sockets that the configuration names, for a daemon that is started by hand.
+// Bind makes the sockets that the configuration names, for a daemon that is started by hand. An error names the address,
+// and none of the sockets is left then.
 func Bind(c *Config) (s Sockets, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			_ = s.Close() // the error says what to do; this one would not
 		}
 	}()
 	for _, address := range c.WebSocket.Listen {
@@ -208,7 +245,7 @@ func Bind(c *Config) (s Sockets, err error) {
 func (s *Sockets) bindWebSocket(address string, mode Mode) error {
 	var ln interface {
 		net.Listener
-		File() (*os.File, error)
+		syscall.Conn
 	}
 	if strings.Contains(address, "/") {
 		u, err := s.listenUnix(address, mode)
@@ -226,14 +263,9 @@ func (s *Sockets) bindWebSocket(address string, mode Mode) error {
 		ln = l.(*net.TCPListener)
 	}
 	defer ln.Close()
-	f, err := ln.File()
+	file, err := duplicate(ln, ln.Addr().String())
 	if err != nil {
-		return err
-	}
-	defer f.Close()
-	file, err := duplicate(f, ln.Addr().String())
-	if err != nil {
-		return err
+		return bindError(address, err)
 	}
 	s.WebSocket = append(s.WebSocket, file)
 	return nil
@@ -253,7 +285,8 @@ func (s *Sockets) listenUnix(path string, mode Mode) (ln *net.UnixListener, err 
 // umask is the process's: nothing else makes files while it is changed.
 var umask sync.Mutex
 
-// bound binds a Unix-domain socket so that it has its mode from the beginning. A socket that an earlier process has left behind is replaced.
+// bound binds a Unix-domain socket so that it has its mode from the beginning. A socket that an earlier process has left
+// behind is replaced; one that a process still has, and a file that is no socket, are not.
 func (s *Sockets) bound(path string, mode Mode, network string, bind func() error) error {
 	umask.Lock()
 	defer umask.Unlock()
@@ -261,9 +294,10 @@ func (s *Sockets) bound(path string, mode Mode, network string, bind func() erro
 	defer unix.Umask(old)
 	err := bind()
 	if errors.Is(err, unix.EADDRINUSE) {
-		if conn, e := net.Dial(network, path); e == nil {
-			conn.Close()
-		} else if errors.Is(e, unix.ECONNREFUSED) && os.Remove(path) == nil {
+		switch info, e := os.Lstat(path); {
+		case e == nil && info.Mode().Type() != os.ModeSocket:
+			return &bindFailure{path, unix.EADDRINUSE, "a file that is not a socket is there: remove it, or choose another path"}
+		case e == nil && abandoned(network, path) && os.Remove(path) == nil:
 			err = bind()
 		}
 	}
@@ -274,28 +308,56 @@ func (s *Sockets) bound(path string, mode Mode, network string, bind func() erro
 	return nil
 }
 
-// bindError says what to do.
+// abandoned tells whether no process has the socket any more: the kernel refuses only then. One whose backlog is full, or of
+// another type, or that we may not connect to, is in use.
+func abandoned(network, path string) bool {
+	conn, err := net.Dial(network, path)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, unix.ECONNREFUSED)
+}
+
+// bindFailure is an address that cannot be bound: a line with the cause, and one with what to do.
+type bindFailure struct {
+	address string
+	cause   error
+	hint    string // may be empty
+}
+
+func (e *bindFailure) Error() string {
+	text := fmt.Sprintf("cannot listen on %s: %s", e.address, e.cause)
+	if e.hint != "" {
+		text += "\n" + e.hint
+	}
+	return text
+}
+
+func (e *bindFailure) Unwrap() error { return e.cause }
+
+// bindError finds out what to do about an error of package net.
 func bindError(address string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		hint = "another process listens there, perhaps another wscastd: choose another address"
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		hint = "choose an address that this user may bind, with --websocket or --publish"
-	case errors.Is(err, unix.ENOENT):
-		hint = "its directory is not there: make it, or choose another path with --publish"
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		hint = "this machine does not have that address"
+	e := &bindFailure{address: address, cause: err}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		e.cause = op.Err
 	}
 	var sys *os.SyscallError
 	if errors.As(err, &sys) {
-		err = sys.Err
+		e.cause = sys.Err
 	}
-	text := fmt.Sprintf("cannot listen on %s: %s", address, err)
-	if hint != "" {
-		text += "\n" + hint
+	var unknown *net.DNSError
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		e.hint = "another process listens there, perhaps another wscastd: stop it, or choose another address"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		e.hint = "choose an address that this user may bind, with --websocket or --publish"
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		e.hint = "its directory is not there: make it, or choose another path, with --websocket or --publish"
+	case errors.Is(err, unix.EADDRNOTAVAIL), errors.As(err, &unknown):
+		e.hint = "this machine does not have that address"
 	}
-	return errors.New(text)
+	return e
 }
 
 // Close closes the sockets and removes the paths of those that were bound here.
@@ -314,10 +376,12 @@ func (s *Sockets) Close() error {
 		errs = append(errs, os.Remove(path))
 	}
 	*s = Sockets{}
-	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, net.ErrClosed) })...)
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool {
+		return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrNotExist) // done already, by whomever
+	})...)
 }
 
-// Addresses are where WebSocket clients connect.
+// Addresses are where WebSocket clients and publishers connect: host:port, or a path.
 func (s *Sockets) Addresses() (websocket, publish []string) {
 	for _, f := range s.WebSocket {
 		websocket = append(websocket, f.Name())

@@ -24,8 +24,9 @@ const flushAt = 64 << 10
 //  2. batch executes every whole command in it and gathers the answers in out
 //  3. flush writes them with one system call
 //
-// A connection that subscribes has a second goroutine, follow (subscribe.go), which writes messages. Each of the two holds mu while it
-// produces and writes output: so an answer never comes in the middle of a message, and a confirmation comes before the first message.
+// A connection that subscribes has a second goroutine, follow (subscribe.go), which writes messages. Each of the
+// two holds mu while it produces and writes output: so an answer never comes in the middle of a message, and a
+// confirmation comes before the first message.
 //
 // Lock order: mu, then Server.mu, index.mu, subs.mu or about.mu, none of which is held while another is taken.
 type conn struct {
@@ -110,8 +111,8 @@ func (c *conn) fill() error {
 	return c.readErr
 }
 
-// tryRead is called by the runtime's poller until it returns true. Before it lets the goroutine sleep it gives back the
-// buffers.
+// tryRead is called by the runtime's poller until it returns true. Before it lets the goroutine sleep it gives
+// back the buffers.
 func (c *conn) tryRead(fd uintptr) bool {
 	n, err := readNow(fd, c.in.room())
 	switch {
@@ -136,6 +137,10 @@ func (c *conn) batch() error {
 		return errEnded
 	}
 	err := c.commands()
+	c.server.count.commands.Add(c.counted.commands)
+	c.server.count.published.Add(c.counted.published)
+	c.server.count.errors.Add(c.counted.errors)
+	c.counted = batchCounts{}
 	if flushed := c.flush(); flushed != nil {
 		err = flushed
 	}
@@ -144,31 +149,19 @@ func (c *conn) batch() error {
 		putBuffer(c.outBuf)
 		c.outBuf = nil
 	}
-	c.server.count.commands.Add(c.counted.commands)
-	c.server.count.published.Add(c.counted.published)
-	c.server.count.errors.Add(c.counted.errors)
-	c.counted = batchCounts{}
 	return err
 }
 
 func (c *conn) commands() error {
 	for {
 		args, err := c.in.next(c.server.MaxMessage())
-		var skipped *skippedError
 		switch {
 		case err == nil:
 			c.execute(args)
 		case err == errMore:
 			return nil
-		case errors.As(err, &skipped):
-			c.counted.commands++
-			c.begin()
-			c.fail(err.Error())
-			c.finish(0)
 		default:
-			c.begin()
-			c.fail(err.Error())
-			return errEnded
+			c.reject(err)
 		}
 		if c.ending {
 			return errEnded
@@ -178,6 +171,20 @@ func (c *conn) commands() error {
 				return err
 			}
 		}
+	}
+}
+
+// reject answers what could not be read as a command: one over a limit, which has been skipped, or a protocol error,
+// after which the connection ends.
+func (c *conn) reject(err error) {
+	c.begin()
+	mark := len(c.out.b)
+	c.fail(err.Error())
+	if _, ok := err.(*skippedError); ok {
+		c.counted.commands++
+		c.finish(mark)
+	} else {
+		c.ending = true
 	}
 }
 
@@ -276,18 +283,20 @@ func (c *conn) interrupt() {
 	c.sock.SetWriteDeadline(time.Now().Add(closeGrace))
 }
 
+// close forgets the connection, and then lets the peer know.
 func (c *conn) close() {
-	c.sock.Close() // frees follow from a write that waits
+	c.sock.SetWriteDeadline(longAgo) // frees follow, and with it mu, from a write that waits
 	c.mu.Lock()
 	c.unfollow()
+	c.forgetSubscriptions()
 	c.in.start = c.in.end
 	c.in.idle()
-	c.forgetSubscriptions()
 	c.mu.Unlock()
 	s := c.server
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
+	c.sock.Close()
 }
 
 func (c *conn) name() string {

@@ -12,9 +12,9 @@ import (
 
 // ServeDatagrams publishes what comes on a datagram socket until Close, and then returns nil; the socket stays
 // open and is the caller's. Each datagram is one message, of exactly its bytes, for the given channel; where
-// channel is "", its first line, up to a line feed, names the channel and the message is what follows.
-// There are no answers: what cannot be published (longer than MaxMessage, a bad channel, refused by the Broker) is dropped, counted, and
-// logged at most once a minute. An error is the socket's, and fatal.
+// channel is "", its first line, up to a line feed, names the channel and the message is what follows. There are
+// no answers: what cannot be published (longer than MaxMessage, a bad channel, refused by the Broker) is dropped,
+// counted, and logged at most once a minute. An error is the socket's, and fatal.
 func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
 	if channel != "" && !ValidChannel(channel) {
 		return fmt.Errorf("datagram channel %q: a channel is 1 to %d letters, digits and . _ - : /", channel, MaxChannel)

@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// testLog is a Broker that keeps every message: the log in its simplest form, without clients but for those that a test adds.
+// testLog is a Broker that keeps every message: the log in its simplest form, without clients but for those that a
+// test adds.
 type testLog struct {
 	mu       sync.Mutex
 	messages []Message
@@ -14,10 +15,18 @@ type testLog struct {
 	refuse   error         // of Publish
 	changed  chan struct{} // closed and made anew by each Publish
 	plain    bool          // tails without TryNext
+	tails    int           // open ones
 }
 
 func newTestLog() *testLog {
 	return &testLog{clients: make(map[string]int), changed: make(chan struct{})}
+}
+
+// set changes a field while the server runs.
+func (l *testLog) set(change func(l *testLog)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(l)
 }
 
 func (l *testLog) Publish(channel, message []byte) (int, error) {
@@ -77,6 +86,9 @@ func (l *testLog) published() []Message {
 
 func (l *testLog) Tail() Tail {
 	t := &testTail{log: l, at: l.Head(), closed: make(chan struct{})}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tails++
 	if l.plain {
 		return struct{ Tail }{t}
 	}
@@ -89,7 +101,16 @@ type testTail struct {
 	closed chan struct{}
 }
 
-func (t *testTail) Close() { close(t.closed) }
+func (t *testTail) Close() {
+	close(t.closed)
+	t.log.set(func(l *testLog) { l.tails-- })
+}
+
+// following is the number of open tails.
+func (l *testLog) following() (n int) {
+	l.set(func(l *testLog) { n = l.tails })
+	return n
+}
 
 func (t *testTail) Next(want func(string) bool) (Message, error) {
 	for {

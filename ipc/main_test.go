@@ -74,6 +74,9 @@ func start(t testing.TB, change ...func(*Server)) *daemon {
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
+		if n := d.log.following(); n != 0 {
+			t.Errorf("%d tails are left open", n)
+		}
 		l.Close()
 	})
 	return d

@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readNow and writeNow are read(2) and write(2) on a non-blocking socket without telling the scheduler. The ordinary
-// calls let another thread take over the processor when they return late, which costs more than
-// the call itself: a publisher with one message in flight is served in two thirds of the time (BenchmarkPublishOneByOne).
-// They never block, and copy at most a buffer.
+// readNow and writeNow are read(2) and write(2) on a non-blocking socket without telling the scheduler, which for the
+// ordinary calls counts the thread as blocked and may hand its processor to another. They never block, and copy
+// at most a buffer. Measured with redis-benchmark (50 publishers, one message in flight each, and 10 with 64):
+// a third less processor time for the server.
 func readNow(fd uintptr, b []byte) (int, error) { return rawIO(unix.SYS_READ, fd, b) }
 
 func writeNow(fd uintptr, b []byte) (int, error) { return rawIO(unix.SYS_WRITE, fd, b) }

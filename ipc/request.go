@@ -40,9 +40,9 @@ func (e *skippedError) Error() string {
 var errMore = errors.New("more input is needed")
 
 // requests reads commands out of a buffer that its owner fills: arrays of bulk strings and inline commands
-// (redis.io/docs/reference/protocol-spec), mixed freely. It remembers how far it has come in an incomplete command, so
-// that no byte is looked at twice, and holds no more than one command within the limits: what is over a limit is
-// dropped as it comes.
+// (redis.io/docs/reference/protocol-spec), mixed freely. It remembers how far it has come in an incomplete
+// command, so that no byte is looked at twice, and holds no more than one command within the limits: what is over
+// a limit is dropped as it comes.
 //
 //	           left == 0                          left > 0
 //	between commands --"*3\r\n"--> size < 0 --"$5\r\n"--> size >= 0 --5 bytes, CRLF--> left-1, size < 0

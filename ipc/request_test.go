@@ -159,8 +159,8 @@ func FuzzSplitInline(f *testing.F) {
 	})
 }
 
-// FuzzRequests: the same commands come out however the input is cut; what comes out, written as arrays, reads back the
-// same; the buffer stays within its bound.
+// FuzzRequests: the same commands come out however the input is cut; what comes out, written as arrays, reads back
+// the same; the buffer stays within its bound.
 func FuzzRequests(f *testing.F) {
 	for _, s := range []string{
 		"PING\r\n", array("PUBLISH", "a", "b"), "*1\r\n$4\r\nPING\r\nPING\r\n*0\r\n", "*-1\r\n$", "*2\r\n$70000\r\n", "*1\r\n$70000\r\n" + strings.Repeat("a", 70000) + "\r\nPING\r\n",

@@ -88,10 +88,9 @@ func (s *Server) Stats() Stats {
 		Datagrams:        s.count.datagrams.Load(),
 		DatagramsDropped: s.count.datagramsDropped.Load(),
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.Publishers = len(s.conns)
-	for c := range s.conns {
+	conns := s.connections()
+	st.Publishers = len(conns)
+	for _, c := range conns {
 		if c.subscribed() {
 			st.Subscribers++
 		}
@@ -99,8 +98,7 @@ func (s *Server) Stats() Stats {
 	return st
 }
 
-// SetMaxMessage sets the longest message in bytes, 0 for DefaultMaxMessage. It holds for messages whose
-// first byte comes after the call, on every connection.
+// SetMaxMessage sets the longest message in bytes, 0 for DefaultMaxMessage. It holds at once, on every connection.
 func (s *Server) SetMaxMessage(n int) { s.maxMessage.Store(int64(n)) }
 
 // MaxMessage is the longest message in bytes.

@@ -11,7 +11,7 @@ import (
 
 func TestSubscribe(t *testing.T) {
 	d := start(t)
-	d.log.clients["a"] = 2
+	d.log.set(func(l *testLog) { l.clients["a"] = 2 })
 	sub, pub := d.connect(t), d.connect(t)
 	sub.send("SUBSCRIBE a b a\r\nPSUBSCRIBE a* ?\r\nSSUBSCRIBE a\r\n")
 	sub.expect("*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:2\r\n" +
@@ -27,6 +27,9 @@ func TestSubscribe(t *testing.T) {
 	if st := d.Stats(); st.Publishers != 2 || st.Subscribers != 1 {
 		t.Errorf("%+v", st)
 	}
+	if n := d.log.following(); n != 1 {
+		t.Errorf("%d follow the log for one subscriber", n)
+	}
 	// A RESP2 subscriber may do little else.
 	sub.send("PUBLISH a x\r\nPING\r\nPING y\r\nFOO\r\nPING\r\n")
 	sub.expect("-ERR Can't execute 'publish': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context\r\n" +
@@ -36,6 +39,9 @@ func TestSubscribe(t *testing.T) {
 	sub.send("UNSUBSCRIBE b\r\nUNSUBSCRIBE\r\nPUNSUBSCRIBE zz\r\nSUNSUBSCRIBE\r\nPUNSUBSCRIBE a*\r\nUNSUBSCRIBE\r\nPING\r\n")
 	sub.expect("*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:2\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$12\r\npunsubscribe\r\n$2\r\nzz\r\n:1\r\n*3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:0\r\n" +
 		"*3\r\n$12\r\npunsubscribe\r\n$2\r\na*\r\n:0\r\n*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n+PONG\r\n")
+	if n := d.log.following(); n != 0 {
+		t.Errorf("%d follow the log after the last subscription", n)
+	}
 	pub.send("PUBLISH a x\r\nPUBSUB NUMPAT\r\nPUBSUB NUMSUB b\r\n")
 	pub.expect(":2\r\n:0\r\n*2\r\n$1\r\nb\r\n:0\r\n")
 }
@@ -46,7 +52,7 @@ func TestSubscribeRESP3(t *testing.T) {
 	s := d.connect(t)
 	s.send("HELLO 3\r\n")
 	s.expect("%7\r\n")
-	for range 14 + 13 {
+	for range 25 { // its fields
 		s.line()
 	}
 	s.send("CLIENT REPLY OFF\r\nSUBSCRIBE a\r\nCLIENT REPLY ON\r\nPING\r\n") // confirmations are pushes: they come in any case
@@ -83,12 +89,13 @@ func TestSubscribeFromNow(t *testing.T) {
 	}
 }
 
-// Several publishers, a subscriber that comes and goes on one connection: each sees each publisher's messages in order.
+// Several publishers, a subscriber that comes and goes on one connection: each sees each publisher's messages in
+// order.
 func TestSubscribeOrder(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		t.Run(fmt.Sprintf("plain=%v", plain), func(t *testing.T) {
 			d := start(t)
-			d.log.plain = plain
+			d.log.set(func(l *testLog) { l.plain = plain })
 			sub := d.connect(t)
 			sub.send("PSUBSCRIBE *\r\n")
 			sub.expect("*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n")

@@ -46,7 +46,7 @@ func TestNginx(t *testing.T) {
 			d := harness.Start(t, harness.NoSockets(), harness.Socket("websocket", upstream), harness.Socket("publish", "unix"))
 			n := harness.StartNginx(t, d.Address("websocket"))
 			p := publisher(t, d)
-			for _, channel := range []string{"default", "a", "news.php", "a/b", "A:b_c-d.e/f"} {
+			for _, channel := range []string{"default", "a", "news.php", "a/b", "a//b", "a/../b", "A:b_c-d.e/f"} {
 				plain := harness.Dial(t, n.WebSocketURL(channel))
 				secure := harness.Dial(t, n.WebSocketTLSURL(channel), harness.Trust(n.Roots))
 				publish(t, p, channel, []byte("héllo "+channel), 2)
@@ -138,11 +138,11 @@ func TestNginxTellsWhoTheClientIs(t *testing.T) {
 // second daemon, which pings too seldom.
 func TestNginxReadTimeout(t *testing.T) {
 	timeout := harness.ReadTimeout(1200 * time.Millisecond)
-	d := harness.Start(t, harness.Config("[websocket]\nping_interval = '400ms'\n"))
+	d := harness.Start(t, harness.Config("[websocket]\nping = '400ms'\n"))
 	n := harness.StartNginx(t, d.Address("websocket"), timeout)
 	c := harness.Dial(t, n.WebSocketURL("quiet"))
 
-	seldom := harness.Start(t, harness.Config("[websocket]\nping_interval = '1h'\n"))
+	seldom := harness.Start(t, harness.Config("[websocket]\nping = '1h'\n"))
 	m := harness.StartNginx(t, seldom.Address("websocket"), timeout)
 	lost := harness.Dial(t, m.WebSocketURL("quiet"))
 
@@ -172,21 +172,36 @@ func TestNginxReload(t *testing.T) {
 
 // TestNginxWithoutDaemon: 502 while nobody listens, and all is well as soon as the daemon is back.
 func TestNginxWithoutDaemon(t *testing.T) {
-	d := harness.Start(t)
-	n := harness.StartNginx(t, d.Address("websocket"))
-	harness.Dial(t, n.WebSocketURL("news"))
+	d := harness.Start(t, harness.NoSockets(), harness.Socket("websocket", "tcp"), harness.Socket("websocket", "unix"), harness.Socket("publish", "unix"))
+	tcp, unix := d.Addresses("websocket")[0], d.Addresses("websocket")[1]
+	one := harness.StartNginx(t, tcp)
+	two := harness.StartNginx(t, tcp, harness.Upstream(unix))
+	for _, n := range []*harness.Nginx{one, two} {
+		harness.Dial(t, n.WebSocketURL("news"))
+	}
 	d.Stop()
 	d.CloseSockets()
-	for range 3 {
-		if status, _ := harness.DialRefused(t, n.WebSocketURL("news")); status != http.StatusBadGateway {
-			t.Fatalf("without the daemon: %d, expected 502", status)
+	for _, n := range []*harness.Nginx{one, two} {
+		for range 3 {
+			if status, _ := harness.DialRefused(t, n.WebSocketURL("news")); status != http.StatusBadGateway {
+				t.Fatalf("without the daemon: %d, expected 502", status)
+			}
 		}
 	}
 	d.OpenSockets()
 	d.Start()
-	c := harness.Dial(t, n.WebSocketURL("news"))
-	publish(t, publisher(t, d), "news", []byte("back"), 1)
-	c.ExpectText("back")
+	p := publisher(t, d)
+	for _, n := range []*harness.Nginx{one, two} {
+		// As many as there are servers, since nginx takes them in turn.
+		for i := range 2 {
+			c := harness.Dial(t, n.WebSocketURL("news"))
+			message := fmt.Sprint("back ", i)
+			if clients, err := p.Publish("news", []byte(message)); clients == 0 || err != nil {
+				t.Fatalf("a message went to %d clients: %v", clients, err)
+			}
+			c.ExpectText(message)
+		}
+	}
 }
 
 // TestNginxWaitsForRestart: with the sockets open, as systemd keeps them, a client that comes while no daemon runs waits for the next one.

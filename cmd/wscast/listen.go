@@ -156,7 +156,7 @@ func closed(w io.Writer, err error) error {
 	if meaning := closeCodes[c.Code]; meaning != "" {
 		text += " (" + meaning + ")"
 	}
-	if c.Text != "" {
+	if c.Text != "" && c.Text != closeCodes[c.Code] {
 		text += ": " + c.Text
 	}
 	if c.Code == websocket.CloseNormalClosure || c.Code == websocket.CloseGoingAway {
@@ -217,7 +217,7 @@ func dialWebSocket(ctx context.Context, t target, origin string) (*websocket.Con
 	case ctx.Err() != nil:
 		return nil, errors.New("interrupted before the opening handshake was done")
 	case answer != nil:
-		return nil, refusedHandshake(t, answer)
+		return nil, refusedHandshake(t, origin, answer)
 	}
 	failed := &failure{text: fmt.Sprintf("cannot reach %s: %v", t.spelled, lastCause(err))}
 	var untrusted x509.UnknownAuthorityError
@@ -230,21 +230,28 @@ func dialWebSocket(ctx context.Context, t target, origin string) (*websocket.Con
 	return nil, failed
 }
 
-// refusedHandshake explains an answer that is not a 101, as far as it explains itself.
-func refusedHandshake(t target, answer *http.Response) error {
+// refusedHandshake explains an answer that is not a 101. wscastd explains each in a line of plain text; then
+// there is nothing to add, but for what this tool can do about a 403.
+func refusedHandshake(t target, origin string, answer *http.Response) error {
 	if answer.StatusCode == http.StatusSwitchingProtocols {
 		return fmt.Errorf("%s: the answer to the opening handshake is not for our request", t.spelled)
 	}
 	failed := &failure{text: fmt.Sprintf("%s: %d %s", t.spelled, answer.StatusCode, http.StatusText(answer.StatusCode))}
+	explained := false
 	if strings.HasPrefix(answer.Header.Get("Content-Type"), "text/plain") {
 		body, _ := io.ReadAll(answer.Body) // gorilla has read 1 KiB of it at most
 		if line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n"); line != "" {
 			failed.text += ": " + line
+			explained = true
 		}
 	}
-	switch answer.StatusCode {
-	case http.StatusForbidden:
+	if answer.StatusCode == http.StatusForbidden && origin == "" {
 		failed.hint = "the server may want the origin of a page that it knows: --origin https://example.org"
+	}
+	if explained {
+		return failed
+	}
+	switch answer.StatusCode {
 	case http.StatusNotFound:
 		failed.hint = "wscastd answers at /websocket and /websocket/CHANNEL, unless it is configured otherwise"
 	case http.StatusBadRequest, http.StatusUpgradeRequired:

@@ -175,7 +175,7 @@ func (t *lineTally) outcome(err error) error {
 	case t.broken != nil:
 		return &failure{
 			text: t.broken.Error(),
-			hint: fmt.Sprintf("%d lines have their answer; from line %d on it is not known what was published", answered, answered+1),
+			hint: fmt.Sprintf("lines answered: %d; from line %d on it is not known what was published", answered, answered+1),
 		}
 	case err != io.EOF:
 		return err

@@ -159,7 +159,7 @@ func TestLinesWithoutDaemon(t *testing.T) {
 	d.await(t, 1)
 	d.server.Close()
 	p.send("two\n")
-	p.wait().expect(t, exitFailure, "", "wscastd closed the connection", "hint: 1 lines have their answer; from line 2 on")
+	p.wait().expect(t, exitFailure, "", "wscastd closed the connection", "hint: lines answered: 1; from line 2 on")
 	d.expectMessages(t, "default", "one")
 }
 
@@ -182,7 +182,7 @@ func TestTally(t *testing.T) {
 	tally.answered(ipc.Answer{Index: 3, Err: gone})
 	<-tally.lost
 	code := report(&stderr, tally.outcome(io.EOF))
-	want := "wscast: line 2: no\nwscast: gone\nwscast: hint: 2 lines have their answer; from line 3 on it is not known what was published\n"
+	want := "wscast: line 2: no\nwscast: gone\nwscast: hint: lines answered: 2; from line 3 on it is not known what was published\n"
 	if code != exitFailure || stderr.String() != want {
 		t.Errorf("exit code %d, %q, want %q", code, stderr.String(), want)
 	}

@@ -18,7 +18,7 @@ import (
 // version is set by the linker.
 var version = "devel"
 
-// Exit codes; configuration is EX_CONFIG of sysexits(3).
+// Exit codes; configuration is EX_CONFIG of sysexits.h, which systemd shows as CONFIG.
 const (
 	exitFailure       = 1
 	exitUsage         = 2
@@ -26,47 +26,54 @@ const (
 )
 
 func main() {
-	err := run(os.Args[1:], os.Stdout, os.Stderr)
-	if err == nil {
-		return
-	}
-	var bad *daemon.ConfigError
-	var usage usageError
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return
-	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "wscastd: %s\ntry: wscastd --help\n", err)
-		os.Exit(exitUsage)
-	case errors.As(err, &bad):
+	err := run(os.Args[1:], os.Stdout)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "wscastd:", err)
-		os.Exit(exitConfiguration)
-	default:
-		fmt.Fprintln(os.Stderr, "wscastd:", err)
-		os.Exit(exitFailure)
 	}
+	os.Exit(exitCode(err))
 }
 
-type usageError struct{ error }
+func exitCode(err error) int {
+	var bad *daemon.ConfigError
+	var usage *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &bad):
+		return exitConfiguration
+	}
+	return exitFailure
+}
+
+// usageError is a command line that cannot be used.
+type usageError struct{ text, hint string }
+
+func (e *usageError) Error() string { return e.text + "\n" + e.hint }
 
 // run does five things in order: flags and configuration, sockets, the daemon, ready, serve. The last two are
 // Daemon.Run's.
-func run(args []string, stdout, stderr io.Writer) error {
-	o, err := parse(args, stdout)
+func run(args []string, stdout io.Writer) error {
+	o, err := parse(args)
 	if err != nil {
 		return err
 	}
-	if o.version {
-		fmt.Fprintln(stdout, "wscastd", version)
-		return nil
+	switch {
+	case o.help:
+		_, err := io.WriteString(stdout, usage)
+		return err
+	case o.version:
+		_, err := fmt.Fprintln(stdout, "wscastd", version)
+		return err
 	}
 	config, err := o.load()
 	if err != nil {
 		return err
 	}
 	if o.check {
-		fmt.Fprintln(stdout, "the configuration is good")
-		return nil
+		_, err := fmt.Fprintln(stdout, "the configuration is good")
+		return err
 	}
 
 	signals := make(chan os.Signal, 4)
@@ -77,12 +84,15 @@ func run(args []string, stdout, stderr io.Writer) error {
 	case err != nil:
 		return err
 	case inherited && len(o.websocket)+len(o.publish) > 0:
-		return errors.Join(errors.New("the sockets come from systemd: leave out --websocket and --publish, and set addresses in the socket units"), sockets.Close())
-	case !inherited:
+		_ = sockets.Close()
+		return &usageError{"the sockets come from systemd", "leave out --websocket and --publish, and set addresses in the socket units"}
+	}
+	welcome := ""
+	if !inherited {
 		if sockets, err = daemon.Bind(&config); err != nil {
 			return err
 		}
-		fmt.Fprint(stdout, sockets.Welcome(o.demo))
+		welcome = sockets.Welcome(o.demo)
 	}
 
 	var level slog.LevelVar
@@ -97,42 +107,60 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprint(stdout, welcome) // who connects from here on is served
 	return d.Run(signals)
 }
+
+const usage = `Usage: wscastd [FLAG…]
+
+Delivers what local processes publish on a Unix socket to WebSocket clients. The sockets come from
+systemd; started by hand, it makes them itself, at the addresses of the configuration.
+
+  --config FILE     read the configuration from FILE; SIGHUP reads it again
+  --websocket ADDR  serve WebSocket clients on ADDR, host:port or the path of a Unix socket; repeatable
+  --publish PATH    serve publishers on the Unix socket PATH; repeatable
+  --demo            serve the demo page at /
+  --check           check the configuration and exit
+  --version         print the version and exit
+  --help            print this and exit
+
+Exit codes: 0 stopped by a signal, 1 failure, 2 wrong flags, 78 wrong configuration.
+`
 
 // options of the command line.
 type options struct {
 	config             string
 	websocket, publish addresses
 	demo               bool
-	check, version     bool
+
+	help, check, version bool
 }
 
+// addresses is a flag that can be repeated.
 type addresses []string
 
 func (a *addresses) String() string     { return strings.Join(*a, ",") }
 func (a *addresses) Set(s string) error { *a = append(*a, s); return nil }
 
-func parse(args []string, stdout io.Writer) (o options, err error) {
+func parse(args []string) (o options, err error) {
 	f := flag.NewFlagSet("wscastd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	f.StringVar(&o.config, "config", "", "read the configuration from `FILE`")
-	f.Var(&o.websocket, "websocket", "serve WebSocket clients on `ADDR`, host:port or the path of a Unix socket; repeatable")
-	f.Var(&o.publish, "publish", "serve publishers on the Unix socket `PATH`; repeatable")
-	f.BoolVar(&o.demo, "demo", false, "serve the demo page at /")
-	f.BoolVar(&o.check, "check", false, "check the configuration and exit")
-	f.BoolVar(&o.version, "version", false, "show the version and exit")
+	f.StringVar(&o.config, "config", "", "")
+	f.Var(&o.websocket, "websocket", "")
+	f.Var(&o.publish, "publish", "")
+	f.BoolVar(&o.demo, "demo", false, "")
+	f.BoolVar(&o.check, "check", false, "")
+	f.BoolVar(&o.version, "version", false, "")
 	err = f.Parse(args)
+	const hint = "try: wscastd --help"
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintln(stdout, "usage: wscastd [options]")
-		f.SetOutput(stdout)
-		f.PrintDefaults()
-		return o, err
+		o.help = true
+		return o, nil
 	case err != nil:
-		return o, usageError{err}
+		return o, &usageError{err.Error(), hint}
 	case f.NArg() > 0:
-		return o, usageError{fmt.Errorf("unexpected argument %q", f.Arg(0))}
+		return o, &usageError{fmt.Sprintf("unexpected argument %q", f.Arg(0)), hint}
 	}
 	return o, nil
 }
@@ -152,5 +180,5 @@ func (o *options) load() (daemon.Config, error) {
 	if len(o.publish) > 0 {
 		config.Publish.Listen = o.publish
 	}
-	return config, nil
+	return config, config.Check()
 }

@@ -10,17 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Accepting is a goroutine for each listening socket. It is not done in the loops, because a socket in several epoll instances gives
-// nearly all connections to one of them.
+// Accepting is a goroutine for each listening socket. It is not done in the loops, because a socket in several epoll
+// instances gives nearly all connections to one of them.
 
 const (
 	// burst is how many connections are accepted before the loops get a chance to see them.
 	burst = 64
-	// pause is how long accepting rests when the process or the machine has no descriptors or memory left; the connections wait in the
-	// socket's backlog.
+	// pause is how long accepting rests when the process or the machine has no descriptors or memory left; the
+	// connections wait in the socket's backlog.
 	pause = 100 * time.Millisecond
-	// userTimeout is how long sent data may stay unacknowledged, or the peer's window closed, until the kernel gives the connection
-	// up (TCP_USER_TIMEOUT): above the retransmissions of a short outage, below what a dead peer should cost.
+	// userTimeout is how long sent data may stay unacknowledged, or the peer's window closed, until the kernel gives
+	// the connection up (TCP_USER_TIMEOUT): above the retransmissions of a short outage, below what a dead peer
+	// should cost.
 	userTimeout = 30 * time.Second
 )
 
@@ -31,8 +32,9 @@ type listener struct {
 	done chan struct{}
 }
 
-// Serve accepts the connections of a listening stream socket until StopAccepting is called. The file has to be non-blocking, as os.NewFile
-// leaves it for a non-blocking descriptor; it stays the caller's. What is set on the listening socket here, its connections inherit.
+// Serve accepts the connections of a listening stream socket until StopAccepting is called. The file has to be
+// non-blocking, as os.NewFile leaves it for a non-blocking descriptor; it stays the caller's. What is set on the
+// listening socket here, its connections inherit.
 func (g *Loops) Serve(file *os.File) error {
 	raw, err := file.SyscallConn()
 	if err != nil {
@@ -70,9 +72,12 @@ func (ln *listener) stop() {
 func (g *Loops) accept(ln *listener) {
 	sys := g.loops[0].sys
 	short := false // it has been said that descriptors or memory are short
+	fruitless := 0 // calls of accept in a row that gave neither a connection nor EAGAIN
+	fds := make([]int, 0, burst)
+	defer func() { _ = ln.file.SetReadDeadline(time.Time{}) }() // the socket is left as it came
 	for {
 		var errno syscall.Errno
-		fds := make([]int, 0, burst)
+		fds = fds[:0]
 		err := ln.raw.Read(func(listener uintptr) bool {
 			for len(fds) < burst {
 				var fd int
@@ -91,19 +96,27 @@ func (g *Loops) accept(ln *listener) {
 			return
 		default:
 		}
+		if fruitless++; len(fds) > 0 || errno == unix.EAGAIN {
+			fruitless = 0
+		}
 		switch {
 		case err != nil:
 			g.log.Error("accepting has ended: restart the socket unit", "socket", ln.file.Name(), "error", err)
+			return
+		case errno == unix.EBADF, errno == unix.EINVAL, errno == unix.ENOTSOCK:
+			// It listens no more: somebody has shut it down. Its connections would never come.
+			g.log.Error("accepting has ended: restart the socket unit", "socket", ln.file.Name(), "error", errno)
 			return
 		case errno == 0 || errno == unix.EAGAIN:
 			if short && len(fds) > 0 {
 				short = false
 				g.log.Info("accepting connections again", "socket", ln.file.Name())
 			}
-		case errno == unix.EMFILE, errno == unix.ENFILE, errno == unix.ENOBUFS, errno == unix.ENOMEM:
+		case errno == unix.EMFILE, errno == unix.ENFILE, errno == unix.ENOBUFS, errno == unix.ENOMEM, fruitless >= burst:
 			if !short {
 				short = true
-				g.log.Error("cannot accept connections, they wait: raise LimitNOFILE= or memory", "socket", ln.file.Name(), "error", errno)
+				g.log.Error("cannot accept connections, they wait: raise LimitNOFILE= or memory",
+					"socket", ln.file.Name(), "error", errno)
 			}
 			select {
 			case <-time.After(pause):
@@ -111,7 +124,7 @@ func (g *Loops) accept(ln *listener) {
 				return
 			}
 		default:
-			// An error of the connection that was waiting (accept(2)): the next one is tried.
+			// An error of the connection that was waiting (accept(2), "Error handling"): the next one is tried.
 		}
 	}
 }

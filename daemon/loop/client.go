@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"net/http"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +11,10 @@ import (
 )
 
 // client is one connection.
+//
+// Everything that can write to a client can find that its socket is dead and drop it: say, flush, sent, close, refuse,
+// reply, farewell, discard, and what calls them. They are the last thing that is done with a client, or gen tells
+// afterwards whether it is still there.
 //
 //	           request judged, 101 queued           close frame queued
 //	opening ───────────────────────────────> open ─────────────────────> closing ───> (dropped)
@@ -24,14 +29,15 @@ type client struct {
 	slot uint32
 	gen  uint32 // of the slot: with it a late event of an earlier client is told apart
 
-	// Where it stands in the log. cursor is the last message that is out as a whole, off the bytes that are out of the one after
-	// it. in is where it stands in what it sends us.
+	// Where it stands in the log. cursor is the last message that is out as a whole, off the bytes that are out of the
+	// one after it. in is where it stands in what it sends us.
 	off    uint32
 	cursor uint64
 	in     frame.Parser
 	subs   *subscribers // nil before it is open
 
 	// pending goes out before anything more from the log, except the rest of a frame that is half out (off > 0).
+	// A client that has pending bytes, or off > 0, is blocked between two calls of flush.
 	pending *pending
 
 	heard  uint32 // tick of the last input; of the beginning in opening and closing
@@ -54,18 +60,21 @@ const (
 type flags uint8
 
 const (
-	pinged flags = 1 << iota // a ping is out that nothing has come back for
-	shut                     // our side is shut down
-	again                    // on the list loop.again
-	over                     // epoll has told that their side is closed
+	pinged  flags = 1 << iota // a ping is out that nothing has come back for
+	shut                      // our side is shut down
+	again                     // on the list loop.again
+	over                      // their side is closed, as far as epoll has told
+	partial                   // the beginning of a frame is in the socket
+	held                      // the beginning of a frame is in loop.held
 )
 
-// pending are bytes for one client alone: the answer to its handshake, control frames, the rest of a frame that has left the log.
-// Few clients have any at any time.
+// pending are bytes for one client alone: the answer to its handshake, control frames, the rest of a frame that has
+// left the log. Few clients have any at any time. What a client can make it grow to is bounded: one ping of ours
+// (none is sent while it is blocked), two batches of pongs (mostPongs), one close frame.
 type pending struct {
 	rest  []byte // of a frame that is half out; shared between clients, not to be written
-	bytes []byte
-	pong  int // bytes[pong:] is a pong that is replaced by a newer one, -1: none
+	bytes []byte // to be sent after rest; perhaps shared too: appending copies
+	pong  int    // bytes[pong:] are pongs, none of them half out, that newer ones replace; -1: none
 }
 
 // subscribers are a loop's clients of one channel.
@@ -74,8 +83,8 @@ type subscribers struct {
 	members []*client
 }
 
-// slab keeps the clients in blocks that never move and are never given back: the memory of a client that is gone is the
-// next one's.
+// slab keeps the clients in blocks that never move and are never given back: the memory of a client that is gone is
+// the next one's.
 type slab struct {
 	blocks []*[slabBlock]client
 	free   []uint32
@@ -107,7 +116,8 @@ func (s *slab) give(c *client) {
 	s.free = append(s.free, c.slot)
 }
 
-// add takes a connection in. The descriptor is the loop's from here on, also when it cannot be used.
+// add takes a connection in. The descriptor is the loop's from here on, also when it cannot be used. A loop that is
+// coming to its end refuses it: the others have been told good-bye already.
 func (l *loop) add(fd int) {
 	c := l.slab.take()
 	c.fd, c.heard, c.told = int32(fd), l.tick, l.tick
@@ -116,11 +126,16 @@ func (l *loop) add(fd int) {
 	event := unix.EpollEvent{Events: eventsIdle, Fd: int32(c.slot), Pad: int32(c.gen)}
 	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 		l.drop(c, "epoll: "+err.Error()) // out of memory, or over fs.epoll.max_user_watches
+		return
+	}
+	if l.ending != nil {
+		l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
 	}
 }
 
 // A socket is watched for input, edge-triggered: what is peeked stays in it, and a level would be reported for ever.
-// For room to write it is watched only while it is blocked: a Unix-domain socket reports room after every read of its peer.
+// For room to write it is watched only while it is blocked: a Unix-domain socket reports room after every read of its
+// peer (unix_write_space), a TCP socket only after it was full.
 const (
 	eventsIdle    = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 	eventsBlocked = eventsIdle | unix.EPOLLOUT
@@ -158,6 +173,10 @@ func (l *loop) leave(c *client) {
 		l.channels[s.ch.ID()] = nil
 	}
 	l.reader.Leave(s.ch, len(s.members) == 0)
+	if c.flags&held != 0 {
+		delete(l.held, c.slot)
+		c.flags &^= held
+	}
 }
 
 func (l *loop) setState(c *client, s state) {
@@ -170,12 +189,12 @@ func (l *loop) setState(c *client, s state) {
 	c.state = s
 }
 
-// close says good-bye to an open client: after what is half out it gets a close frame.
-func (l *loop) close(c *client, code uint16, reason string) {
+// close says good-bye to an open client: after what is half out it gets a close frame. class is for Stats.Closed.
+func (l *loop) close(c *client, class int, code uint16, reason string) {
 	l.leave(c)
 	l.setState(c, closing)
 	c.heard = l.tick
-	l.count.Closed[closeClass(code)]++
+	l.count.Closed[class]++
 	l.log.Debug("client closed", "client", c.slot, "channel", c.subs.ch.Name(), "code", code, "reason", reason)
 	if p := c.pending; p != nil {
 		p.dropPong() // nobody waits for it any more
@@ -192,7 +211,7 @@ func (l *loop) farewell(c *client) {
 			l.drop(c, "shutdown: "+errno.Error())
 			return
 		}
-		// The end of their input may have come before: what edge-triggered epoll has told once it does not tell again.
+		// Their end may have come before: what edge-triggered epoll has told once it does not tell again.
 		l.discard(c)
 	}
 }

@@ -12,12 +12,13 @@ import (
 // The way of messages out of the log into sockets. The functions stand in the order in which a message passes them.
 
 const (
-	// runBytes is how much a client is offered at once: what a send buffer can have room for. More waits for the client's next turn, so
-	// that one that is far behind does not keep others waiting.
+	// runBytes is how much a client is offered at once: what a send buffer can have room for. More waits for the
+	// client's next turn, so that one that is far behind does not keep others waiting.
 	runBytes = 256 << 10
 	// runSlices is into how many slices it may fall: messages of other channels lie in between. At most IOV_MAX.
 	runSlices = 64
 	// breath is after how many writes other goroutines get a chance: raw system calls do not tell the scheduler.
+	// Nothing of the loop is touched by others meanwhile.
 	breath = 256
 )
 
@@ -25,17 +26,11 @@ const (
 func (l *loop) deliver(subs *subscribers) {
 	// Nearly all stand at the same place. What comes after it is collected once.
 	l.run.valid = false
-	// From the end, since a client that is dropped is replaced in the list by the last one.
+	// From the end, since a client that leaves the list is replaced there by the last one, which has been served
+	// already. Serving a client costs at most that client its place.
 	for i := len(subs.members) - 1; i >= 0; i-- {
-		if i >= len(subs.members) {
-			continue // more than one was dropped
-		}
 		c := subs.members[i]
 		if c.block != 0 {
-			continue
-		}
-		if c.pending != nil || c.off != 0 {
-			l.flush(c)
 			continue
 		}
 		if !l.run.valid || l.run.cursor != c.cursor {
@@ -109,11 +104,20 @@ func (l *loop) sent(c *client, n int, errno syscall.Errno) {
 		l.unblock(c)
 		l.later(c)
 	default:
-		l.unblock(c)
+		l.caughtUp(c)
 	}
 }
 
-// flush sends a client what it has not got: what is pending for it, and what is after its cursor.
+// caughtUp comes when a client that was behind has been sent all that the log has for it.
+func (l *loop) caughtUp(c *client) {
+	l.unblock(c)
+	if l.ending != nil && c.state == open {
+		l.close(c, closeStopped, l.ending.code, l.ending.reason)
+	}
+}
+
+// flush sends a client what it has not got: what is pending for it, and what is after its cursor. Afterwards the
+// client is blocked, on the list again, or has got everything; or it was dropped.
 func (l *loop) flush(c *client) {
 	for c.pending != nil && c.off == 0 {
 		p := c.pending
@@ -132,9 +136,9 @@ func (l *loop) flush(c *client) {
 		}
 		short := n < len(*what)
 		if *what = (*what)[n:]; what == &p.bytes {
-			if p.pong -= n; p.pong < 0 {
-				p.pong = -1
-			}
+			p.pong = max(p.pong-n, -1)
+		} else if len(p.rest) == 0 {
+			l.count.Deliveries++
 		}
 		if short {
 			l.blockOn(c)
@@ -159,7 +163,7 @@ func (l *loop) flush(c *client) {
 		return
 	}
 	if l.run.Bytes == 0 {
-		l.unblock(c)
+		l.caughtUp(c)
 		return
 	}
 	n, errno := l.sendRun(c)
@@ -171,13 +175,15 @@ func (l *loop) say(c *client, b []byte) {
 	l.sayAs(c, b, false)
 }
 
+// sayAs is say for pongs, too. Pongs that still wait are replaced by newer ones: the newest ping is the one to answer
+// (RFC 6455 section 5.5.3).
 func (l *loop) sayAs(c *client, b []byte, pong bool) {
 	p := c.pending
 	if p == nil {
 		p = &pending{pong: -1}
 		c.pending = p
 	} else if pong {
-		p.dropPong() // the newest ping is the one to answer (RFC 6455 section 5.5.3)
+		p.dropPong()
 	} else {
 		p.pong = -1
 	}
@@ -194,14 +200,15 @@ func (l *loop) sayAs(c *client, b []byte, pong bool) {
 	}
 }
 
-// blockOn leaves a client alone until its socket has room.
+// blockOn leaves a client alone until its socket has room. It is watched anew each time, which makes epoll look at
+// the socket: an edge-triggered event would not come for one that has room although it has just refused (for want of
+// memory, tcp_sendmsg).
 func (l *loop) blockOn(c *client) {
-	if c.block != 0 {
-		return
+	if c.block == 0 {
+		l.blocked = append(l.blocked, c)
+		c.block = int32(len(l.blocked))
+		l.count.Blocked = uint64(len(l.blocked))
 	}
-	l.blocked = append(l.blocked, c)
-	c.block = int32(len(l.blocked))
-	l.count.Blocked = uint64(len(l.blocked))
 	l.watch(c, eventsBlocked)
 }
 

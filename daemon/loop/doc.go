@@ -1,40 +1,46 @@
 // Package loop has the event loops: each serves its share of the clients from the log.
 //
 // A loop is one goroutine with an epoll instance over raw non-blocking sockets. It owns its clients altogether: their
-// structures are touched by no other goroutine and need no lock. A client is 72 bytes and a socket; it has no goroutine, no
-// timer, no buffer, and no queue: what it has not been sent yet is in the log, behind its cursor.
+// structures are touched by no other goroutine and need no lock. A client is 72 bytes and a socket; it has no
+// goroutine, no timer, no buffer, and no queue: what it has not been sent yet is in the log, behind its cursor.
 //
 // # A message's way
 //
-//  1. msglog.Log.Append has put the message in the log and calls Reader.tell for every loop with clients of the channel,
-//     which wakes the loop (loop.wake): no system call, the goroutine is made runnable.
+//  1. msglog.Log.Append has put the message in the log and calls Reader.tell for every loop with clients of the
+//     channel, which wakes the loop (loop.wake): no system call, the goroutine is made runnable.
 //  2. The loop takes the channels with news (turn) and goes through their clients (deliver).
-//  3. Each client is sent, with one non-blocking write, all that lies between its cursor and the head of its channel (flush).
-//     Clients at the same cursor, the usual case, are sent the very same slices of the log.
-//  4. The cursor moves on by what the kernel took. A client that could not take all is blocked: it is left alone until its
-//     socket is writable.
-//  5. When the edge of the log has moved, blocked clients that still need what is below it are slow (sweep): they are closed
+//  3. Each client is sent, with one non-blocking write, all that lies between its cursor and the head of its channel
+//     (flush). Clients at the same cursor, the usual case, are sent the very same slices of the log.
+//  4. The cursor moves on by what the kernel took. A client that could not take all is blocked: it is left alone
+//     until its socket is writable.
+//  5. When the edge of the log has moved, clients that still need what is below it are slow (sweep): they are closed
 //     with 1013 or skip ahead, and the loop lets the log go on.
+//
+// What clients send is dealt with in the same turns, and in portions (patience, turnful): a flood from some delays a
+// delivery to others by one portion of each.
 //
 // # Ways in
 //
-// Serve accepts connections of a listener and gives each to the loop with the fewest clients. The opening handshake is done in the
-// loop: the request is peeked, so that it is still in the socket for whoever comes after us if we die; it is judged and
-// answered by a Handshaker; from then on the client is like any other. Other ways in (a client taken over from an earlier
-// process, or handed over by a proxy) end at the same place, with a cursor and without a handshake.
+// Serve accepts connections of a listener and gives each to the loop with the fewest clients. The opening handshake
+// is done in the loop: the request is peeked, so that it is still in the socket for whoever comes after us if we die;
+// it is judged and answered by a Handshaker; from then on the client is like any other. Other ways in (a client taken
+// over from an earlier process, or handed over by a proxy) end at the same place, with a cursor and without a
+// handshake.
 //
 // # Ways out
 //
-// A client is closed in one way: a close frame behind whatever frame is half out, then shutdown of our side, then until the
-// other side has closed too, or closeTimeout is over, what it sends is thrown away (closing a socket with unread input
-// resets the connection, and the close frame with it). A client that is gone is dropped at once, and always in this
-// order: it leaves its channel, shutdown(2), EPOLL_CTL_DEL, close(2), its slot is free. Shutdown and DEL come first because a
-// duplicate of the descriptor held elsewhere would keep the connection open, and epoll would go on to report it, after close(2).
+// A client is closed in one way: a close frame behind whatever frame is half out, then shutdown of our side, then
+// until the other side has closed too, or closeTimeout is over, what it sends is thrown away (closing a socket with
+// unread input resets the connection, and the close frame with it). When all loops come to an end, a client is told
+// so after it has been sent what the log has for it. A client that is gone is dropped at once, and always in this
+// order: it leaves its channel, shutdown(2), EPOLL_CTL_DEL, close(2), its slot is free. Shutdown and DEL come first
+// because a duplicate of the descriptor held elsewhere would keep the connection open, and epoll would go on to
+// report it, after close(2).
 //
 // # Failure
 //
-// An error on a client's socket costs that client. A loop has no other errors: what else it calls cannot fail but for a
-// defect of the program, which panics.
+// An error on a client's socket costs that client. A loop has no other errors: what else it calls cannot fail but for
+// a defect of the program, which panics.
 //
 // # Locks
 //

@@ -3,7 +3,6 @@ package loop
 import (
 	"bytes"
 	"net/http"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +22,8 @@ type Handshaker interface {
 
 var endOfHead = []byte("\r\n\r\n")
 
-// handshake answers the request of a client when it is there as a whole. It stays in the socket until it is answered, so that a
-// process that comes after us can answer it if we die.
+// handshake answers the request of a client when it is there as a whole. It stays in the socket until it is answered,
+// so that a process that comes after us can answer it if we die.
 func (l *loop) handshake(c *client) {
 	n, errno := l.sys.peek(int(c.fd), l.scratch[:MaxHead])
 	switch {
@@ -44,26 +43,26 @@ func (l *loop) handshake(c *client) {
 	size += len(endOfHead)
 	answer, channel := l.host.Handshake(l.scratch[:size])
 	if channel == "" {
-		l.consume(c, size)
 		l.reply(c, answer)
 		return
 	}
 	if err := l.join(c, channel); err != nil {
-		l.consume(c, size)
 		l.refuse(c, http.StatusServiceUnavailable, err.Error())
 		return
 	}
-	l.consume(c, size)
 	l.count.Handshakes++
 	l.log.Debug("client open", "client", c.slot, "channel", channel)
 	gen := c.gen
-	l.say(c, answer)
-	if c.gen == gen && n > size {
-		l.input(c) // frames came with the request: epoll has told of them already
+	if l.say(c, answer); c.gen != gen {
+		return
+	}
+	l.consume(c, size)
+	if n > size || n == MaxHead {
+		l.input(c) // frames came with the request, or may have come: epoll has told of them already
 	}
 }
 
-// reply ends a connection with an HTTP answer.
+// reply ends a connection with an HTTP answer. The request, and whatever comes after it, is discarded.
 func (l *loop) reply(c *client, answer []byte) {
 	l.count.Refused++
 	l.setState(c, closing)
@@ -74,6 +73,3 @@ func (l *loop) reply(c *client, answer []byte) {
 func (l *loop) refuse(c *client, status int, line string) {
 	l.reply(c, l.host.Refuse(status, line))
 }
-
-// clientSize is asserted by a test: what a client costs.
-const clientSize = unsafe.Sizeof(client{})

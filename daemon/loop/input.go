@@ -1,6 +1,8 @@
 package loop
 
 import (
+	"syscall"
+
 	"golang.org/x/sys/unix"
 
 	"wscast/daemon/frame"
@@ -10,14 +12,20 @@ import (
 // either in the socket or done with, and it has to fit into the socket's receive buffer and the loop's scratch buffer.
 const MaxMessage = 32 << 10
 
-// patience is how many times in one turn a client's socket is read. One that sends more goes on in the next turn.
-const patience = 8
+const (
+	// patience is how many times in one turn a client's socket is read. One that sends more goes on in the next turn.
+	patience = 2
+	// mostPongs is for how many bytes of pongs the pings of one read are all answered. RFC 6455 section 5.5.3 asks
+	// for an answer to the last one only, but clients have been seen to wait for each. With more only the last ones
+	// are answered: a flood of pings is neither answered with a flood of writes nor with memory.
+	mostPongs = 2 << 10
+)
 
 // input reads what an open client sends. Messages are counted and dropped.
 func (l *loop) input(c *client) {
 	gen := c.gen
 	for range patience {
-		n, errno := l.sys.peek(int(c.fd), l.scratch)
+		n, errno := l.look(c)
 		switch {
 		case errno == unix.EAGAIN:
 			return
@@ -30,41 +38,91 @@ func (l *loop) input(c *client) {
 		}
 		c.heard = l.tick
 		c.flags &^= pinged
+
+		// pongs are sent, and a good-bye is said, when what was parsed is no longer needed.
+		var pongs []byte
+		class, bye := 0, (*frame.Error)(nil)
 		used := 0
-		for used < n {
+		for used < n && bye == nil {
 			f, size, err := c.in.Next(l.scratch[used:n], l.config.MaxMessage)
 			if err != nil {
-				l.consume(c, used)
-				l.close(c, err.Code, err.Reason)
-				return
+				class, bye = closeFailed, err
+				break
 			}
 			if size == 0 {
 				break
 			}
 			used += size
-			if f.Message != 0 {
-				l.count.Received++
-				continue
-			}
-			switch f.Op {
-			case frame.Ping:
-				l.sayAs(c, frame.AppendPong(nil, f.Payload), true)
-			case frame.Close:
-				l.consume(c, used)
+			switch {
+			case f.Message != 0:
+				if f.Fin {
+					l.count.Received++
+				}
+			case f.Op == frame.Ping:
+				if len(pongs) >= mostPongs {
+					pongs = pongs[:0]
+				}
+				pongs = frame.AppendPong(pongs, f.Payload)
+			case f.Op == frame.Close:
 				code, _, _ := frame.ParseClose(f.Payload)
-				l.close(c, code, "") // the answer has the code that came (RFC 6455 section 5.5.1)
-				return
-			}
-			if c.gen != gen {
-				return // the pong found a dead socket
+				class, bye = closeNormal, &frame.Error{Code: code} // answered with its own code (RFC 6455 section 5.5.1)
 			}
 		}
-		l.consume(c, used)
+
+		if pongs != nil {
+			if l.sayAs(c, pongs, true); c.gen != gen {
+				return
+			}
+		}
+		l.leaveRest(c, used, n)
+		if bye != nil {
+			l.close(c, class, bye.Code, bye.Reason)
+			return
+		}
 		if n < len(l.scratch) {
 			return // that was all; what comes from now on is a new event
 		}
 	}
 	l.later(c)
+}
+
+// look puts the beginning of what a client has sent and is not done with into scratch. As a rule it is only peeked at.
+func (l *loop) look(c *client) (n int, errno syscall.Errno) {
+	if c.flags&held == 0 {
+		return l.sys.peek(int(c.fd), l.scratch)
+	}
+	had := copy(l.scratch, l.held[c.slot])
+	if n, errno = l.sys.receive(int(c.fd), l.scratch[had:]); n > 0 {
+		n += had
+	}
+	return n, errno
+}
+
+// leaveRest leaves the n bytes of scratch but for the first used ones to the next look.
+func (l *loop) leaveRest(c *client, used, n int) {
+	c.flags &^= partial
+	switch {
+	case c.flags&held == 0:
+		l.consume(c, used)
+		if used < n {
+			c.flags |= partial
+		}
+	case used < n:
+		l.held[c.slot] = append(l.held[c.slot][:0], l.scratch[used:n]...)
+	default:
+		delete(l.held, c.slot)
+		c.flags &^= held
+	}
+}
+
+// hold takes the beginning of a frame out of the socket, when the rest has not come for a tick, and keeps it until
+// the frame is whole. The frame may never become whole in the socket: a writer into a Unix-domain socket stops when
+// some 280 writes of it are unread, of one byte each if it likes (sock_alloc_send_pskb counts the size of buffers),
+// and the receive buffer of a TCP socket can be small as well (tcp_rmem).
+func (l *loop) hold(c *client) {
+	c.flags = c.flags&^partial | held
+	l.held[c.slot] = nil
+	l.input(c)
 }
 
 // consume takes from the socket what has been peeked and dealt with.
@@ -81,6 +139,8 @@ func (l *loop) discard(c *client) {
 		switch {
 		case errno == unix.EAGAIN:
 			return
+		case n == 0 && errno == 0 && c.block != 0:
+			return // it may still read what it has not got; farewell comes here again
 		case errno != 0 || n == 0:
 			l.drop(c, "closed")
 			return

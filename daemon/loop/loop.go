@@ -16,6 +16,9 @@ import (
 	"wscast/daemon/msglog"
 )
 
+// scratchSize has room for the largest frame of a client: a full scratch buffer always has a whole frame.
+const scratchSize = 2 * MaxMessage
+
 // loop is one event loop. Without a comment fields belong to its goroutine.
 type loop struct {
 	sys    *system
@@ -36,9 +39,11 @@ type loop struct {
 	channels []*subscribers // by the channel's id
 	blocked  []*client
 	again    []*client
-	rests    map[uint64][]byte // sweep's
+	held     map[uint32][]byte // by slot: beginnings of frames of clients that are marked held
+	rests    map[uint64][]byte // by sequence number, in sweep: frames that some client has half of
 	count    Stats
 	ending   *ending
+	served   uint64 // what the log had below it before this turn has been delivered
 
 	// Room to work in, used again and again.
 	scratch []byte
@@ -71,21 +76,21 @@ type ending struct {
 	deadline <-chan struct{} // closed: what is left is dropped
 }
 
-func newLoop(g *Loops, config *Config) (*loop, error) {
+func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
 	}
-	// With O_NONBLOCK set os.NewFile registers the descriptor with Go's poller: an epoll instance is itself pollable, and the
-	// loop waits for it as a parked goroutine, without a thread of its own.
+	// With O_NONBLOCK set os.NewFile registers the descriptor with Go's poller: an epoll instance is itself pollable,
+	// and the loop waits for it as a parked goroutine, without a thread of its own.
 	if err := unix.SetNonblock(epfd, true); err != nil {
 		unix.Close(epfd)
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	l := &loop{
-		sys: &linux, log: g.log, store: g.store, host: g.host, ticks: &g.ticks,
+		sys: sys, log: g.log, store: g.store, host: g.host, ticks: &g.ticks,
 		epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"),
-		config: config, rests: make(map[uint64][]byte), scratch: make([]byte, 2*MaxMessage),
+		config: config, rests: make(map[uint64][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
 	}
 	l.polled = func(uintptr) bool {
 		l.ready = epollWait(l.epfd, l.events[:])
@@ -114,7 +119,10 @@ func (l *loop) serve() {
 // wait returns when there is something to do: l.ready events, or something that others have left.
 //
 // Waiting is a read on the epoll instance that parks the goroutine in Go's poller. Whoever wakes the loop sets the
-// read's deadline to the past, which makes the goroutine runnable without a system call.
+// read's deadline to the past, which makes the goroutine runnable without a system call. Nothing is lost: who wakes
+// leaves what there is to do first and looks at asleep then; the loop sets asleep first and looks at what there is to
+// do then. A deadline that is set late, when the loop has long been woken by something else, costs one turn for
+// nothing.
 func (l *loop) wait() {
 	if l.ready = epollWait(l.epfd, l.events[:]); l.ready > 0 || len(l.again) > 0 {
 		return
@@ -139,7 +147,8 @@ func (l *loop) wake() {
 
 // called tells whether others have left something to do.
 func (l *loop) called() bool {
-	if l.asked.Load() || l.reader.HasNews() || !l.reader.Released() || l.tick != l.ticks.Load() || l.next.Load() != l.config {
+	if l.asked.Load() || l.reader.HasNews() || !l.reader.Released() ||
+		l.tick != l.ticks.Load() || l.next.Load() != l.config {
 		return true
 	}
 	if l.ending != nil {
@@ -157,30 +166,19 @@ func (l *loop) called() bool {
 // turn does everything that there is to do, once.
 func (l *loop) turn() {
 	l.asked.Store(false)
-	l.config = l.next.Load()
-	events := l.ready
+	// The clock comes first: a loop without clients is not woken for a tick, and newcomers count from now on.
+	ticked := l.tick
+	l.tick = l.ticks.Load()
+	l.configure(l.next.Load())
 
-	l.news = l.reader.News(l.news[:0])
-	for _, ch := range l.news {
-		if id := int(ch.ID()); id < len(l.channels) && l.channels[id] != nil && l.channels[id].ch == ch {
-			l.deliver(l.channels[id])
-		}
-	}
-	clear(l.news)
+	l.deliverNews()
 
-	for i := range events {
+	for i := range l.ready {
 		l.handle(&l.events[i])
 	}
 	l.ready = 0
 
-	l.agains, l.again = l.again, l.agains[:0]
-	for _, c := range l.agains {
-		if c.flags&again != 0 {
-			c.flags &^= again
-			l.goOn(c)
-		}
-	}
-	clear(l.agains)
+	l.goOnWith(turnful)
 
 	l.mu.Lock()
 	l.arrived, l.newcomers = l.newcomers, l.arrived[:0]
@@ -193,8 +191,7 @@ func (l *loop) turn() {
 		l.ending = order
 		l.closeAll()
 	}
-	if tick := l.ticks.Load(); tick != l.tick {
-		l.tick = tick
+	if l.tick != ticked {
 		l.lookAfter()
 	}
 	l.sweep()
@@ -204,6 +201,54 @@ func (l *loop) turn() {
 	l.load.Store(int64(l.count.Clients) + int64(len(l.newcomers)))
 	l.mu.Unlock()
 	l.turns.Add(1)
+}
+
+// configure takes a configuration into use. Ticks that have another length now are not comparable with those that were
+// counted before, and everybody starts anew.
+func (l *loop) configure(config *Config) {
+	if config.tick() != l.config.tick() {
+		for _, block := range l.slab.blocks {
+			for i := range block {
+				block[i].heard, block[i].told = l.tick, l.tick
+			}
+		}
+	}
+	l.config = config
+}
+
+// deliverNews delivers what has come into the log up to now.
+func (l *loop) deliverNews() {
+	// A message is in the log a moment before its channel has news (msglog.Log.Append): the newest one may not be
+	// among them yet. All before it are.
+	l.served = l.store.Head()
+	l.news = l.reader.News(l.news[:0])
+	for _, ch := range l.news {
+		if id := int(ch.ID()); id < len(l.channels) && l.channels[id] != nil && l.channels[id].ch == ch {
+			l.deliver(l.channels[id])
+		}
+	}
+	clear(l.news)
+}
+
+// turnful is with how many of the clients that have more to do a turn goes on, as many as a turn handles events: what
+// they cost, up to runBytes of output and patience times scratchSize of input each, delays what the next turn
+// delivers.
+const turnful = len(loop{}.events)
+
+// goOnWith goes on with the clients that have waited longest.
+func (l *loop) goOnWith(most int) {
+	n := min(len(l.again), most)
+	if n == 0 {
+		return
+	}
+	l.agains = append(l.agains[:0], l.again[:n]...)
+	l.again = append(l.again[:0], l.again[n:]...)
+	for _, c := range l.agains {
+		if c.flags&again != 0 { // and not dropped meanwhile
+			c.flags &^= again
+			l.goOn(c)
+		}
+	}
 }
 
 // handle deals with one event of a client's socket.
@@ -257,9 +302,13 @@ func (l *loop) goOn(c *client) {
 
 var pingFrame = frame.AppendPing(nil, nil)
 
-// lookAfter goes through all clients once a tick: who was silent for too long is pinged, who does not answer is dropped.
-// Counting ticks instead of reading the clock makes "when was it last heard" one store of four bytes.
+// lookAfter goes through all clients once a tick: who was silent for too long is pinged, who does not answer is
+// dropped. Counting ticks instead of reading the clock makes "when was it last heard" one store of four bytes.
+//
+// A blocked client is not pinged, since nothing would reach it, and needs no ping as long as it takes something. It is
+// dropped when it has neither taken nor sent anything for as long as an unanswered ping is waited for.
 func (l *loop) lookAfter() {
+	ping, handshake, closed := l.config.pingTicks(), l.config.handshakeTicks(), l.config.closeTicks()
 	for _, block := range l.slab.blocks {
 		for i := range block {
 			c := &block[i]
@@ -269,22 +318,23 @@ func (l *loop) lookAfter() {
 			silent, untold := l.tick-c.heard, l.tick-c.told
 			switch c.state {
 			case opening:
-				if silent > l.config.handshakeTicks() {
+				if silent > handshake {
 					l.count.TimedOut++
 					l.refuse(c, http.StatusRequestTimeout, "the request did not arrive in time")
 				}
 			case closing:
-				if silent > l.config.closeTicks() {
+				if silent > closed {
 					l.drop(c, "close timeout")
 				}
 			case open:
-				ping := l.config.pingTicks()
-				switch {
+				switch blocked := c.block != 0; {
+				case c.flags&partial != 0 && silent > 0:
+					l.hold(c)
 				case ping == 0:
-				case silent > 2*ping && c.flags&pinged != 0 && (c.block == 0 || untold > ping):
+				case silent > 2*ping && (c.flags&pinged != 0 && !blocked || blocked && untold > 2*ping):
 					l.count.TimedOut++
 					l.drop(c, "no sign of life")
-				case silent >= ping && c.flags&pinged == 0 || untold >= ping && c.block == 0:
+				case !blocked && (silent >= ping && c.flags&pinged == 0 || untold >= ping):
 					c.flags |= pinged
 					l.count.Pings++
 					l.say(c, pingFrame)
@@ -294,14 +344,16 @@ func (l *loop) lookAfter() {
 	}
 }
 
-// closeAll says good-bye to everybody; what the log has for them they have been sent, as far as they took it.
+// closeAll says good-bye to everybody who has been sent what the log has for them. The others follow one by one when
+// they have (caughtUp).
 func (l *loop) closeAll() {
+	l.deliverNews() // what was appended before the order was given, and after this turn began
 	for _, block := range l.slab.blocks {
 		for i := range block {
 			switch c := &block[i]; {
 			case c.fd < 0:
-			case c.state == open:
-				l.close(c, l.ending.code, l.ending.reason)
+			case c.state == open && c.block == 0 && c.flags&again == 0:
+				l.close(c, closeStopped, l.ending.code, l.ending.reason)
 			case c.state == opening:
 				l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
 			}
@@ -336,6 +388,6 @@ func (l *loop) ended() bool {
 			}
 		}
 	}
-	l.reader.Release(^uint64(0))
+	l.reader.Release(msglog.Gone)
 	return true
 }

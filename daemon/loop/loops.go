@@ -19,7 +19,8 @@ type Config struct {
 	SkipSlow         bool          // a slow client skips ahead instead of being closed
 }
 
-// tickLimits: a fifth of a second at the least, so that an idle daemon sleeps, were it not for tests.
+// Ticks are long enough that an idle daemon sleeps. The shortest is for tests: with the durations that make sense it
+// is never reached.
 const (
 	shortestTick = 10 * time.Millisecond
 	longestTick  = 5 * time.Second
@@ -57,22 +58,29 @@ type Loops struct {
 	stopping chan struct{}
 	retick   chan time.Duration
 
+	configuring sync.Mutex // held by Configure: the loops and the clock get the same one
+
 	mu        sync.Mutex
 	listeners []*listener
 	closed    bool
 	turned    []uint64 // by Turning, at its last call
 }
 
-// New starts n loops that serve the log's messages to clients.
+// New starts n loops, 1 to msglog.MaxReaders, that serve the log's messages to clients.
 func New(store *msglog.Log, n int, host Handshaker, config Config, log *slog.Logger) (*Loops, error) {
+	return newLoops(store, n, host, config, log, &linux)
+}
+
+func newLoops(store *msglog.Log, n int, host Handshaker, config Config, log *slog.Logger, sys *system) (*Loops, error) {
 	g := &Loops{
 		log: log, store: store, host: host,
 		stopping: make(chan struct{}), retick: make(chan time.Duration), turned: make([]uint64, n),
 	}
 	for range n {
-		l, err := newLoop(g, &config)
+		l, err := newLoop(g, &config, sys)
 		if err != nil {
 			for _, l := range g.loops {
+				l.reader.Release(msglog.Gone)
 				l.file.Close()
 			}
 			return nil, err
@@ -107,8 +115,10 @@ func (g *Loops) clock(tick time.Duration) {
 	}
 }
 
-// Configure replaces the configuration.
+// Configure replaces the configuration. Waits that were going on when the length of a tick changes start anew.
 func (g *Loops) Configure(config Config) {
+	g.configuring.Lock()
+	defer g.configuring.Unlock()
 	for _, l := range g.loops {
 		l.next.Store(&config)
 		l.wake()
@@ -159,8 +169,8 @@ func (g *Loops) Turning() bool {
 	return turning
 }
 
-// StopAccepting ends accepting and waits until no connection is in hand. Connections that nobody has accepted stay with the listening
-// sockets.
+// StopAccepting ends accepting and waits until no connection is in hand. Connections that nobody has accepted stay
+// with the listening sockets.
 func (g *Loops) StopAccepting() {
 	g.mu.Lock()
 	g.closed = true
@@ -172,8 +182,9 @@ func (g *Loops) StopAccepting() {
 	g.accepts.Wait()
 }
 
-// Close stops accepting, says good-bye to all clients with a close code and a reason, and waits until they are gone. Those that are
-// left when ctx ends are dropped. It is called once.
+// Close stops accepting, says good-bye to all clients with a close code and a reason, each when it has been sent what
+// the log has for it, and waits until they are gone. Those that are left when ctx ends are dropped. It is called
+// once, and when nobody appends to the log any more: clients that are behind are closed when they have caught up.
 func (g *Loops) Close(ctx context.Context, code uint16, reason string) {
 	g.StopAccepting()
 	end := &ending{code: code, reason: reason, deadline: ctx.Done()}

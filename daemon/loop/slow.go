@@ -9,17 +9,26 @@ import (
 // SlowReason goes with close code 1013.
 const SlowReason = "slow: the log has moved on"
 
-// sweep looks after the edge of the log: clients that need messages below it are slow, and when they are dealt with the log
-// may overwrite those messages. It runs between two turns, when all clients that are not blocked have been served up to a head
-// above the edge; so only the blocked ones are looked at.
+// sweep looks after the edge of the log: clients that need messages below it are slow, and when they are dealt with
+// the log may overwrite those messages. Only two kinds of clients can need them, the blocked ones and those that are
+// so far behind that they are served in several turns: all others have got in this turn what was below l.served. The
+// log can have grown so much during the turn that its edge is above that (large messages, after many small ones have
+// used up its entries); then the rest is left for the next turn, which comes at once.
 func (l *loop) sweep() {
 	if l.reader.Released() {
 		return
 	}
-	edge := l.store.Edge()
-	clear(l.rests)
-	for i := len(l.blocked) - 1; i >= 0; i-- {
-		c := l.blocked[i]
+	edge := min(l.store.Edge(), l.served)
+	for _, c := range l.again {
+		// Nobody is added to the list meanwhile: who is closed here is on it.
+		if c.flags&again != 0 && c.state == open && c.block == 0 {
+			if seq, ok := l.reader.Next(c.subs.ch, c.cursor); !ok || seq != 0 && seq < edge {
+				l.slow(c, nil)
+			}
+		}
+	}
+	// A blocked client stays in its place here: what it is told waits until it is writable.
+	for _, c := range l.blocked {
 		if c.subs == nil || c.state == closing && c.off == 0 {
 			continue
 		}
@@ -29,8 +38,8 @@ func (l *loop) sweep() {
 		}
 		var rest []byte
 		if c.off > 0 {
-			// What is half out must be completed, or no further frame can follow. It is copied out of the log, once for all clients that
-			// are stuck in that message.
+			// What is half out must be completed, or no further frame can follow. It is copied out of the log, once
+			// for all clients that are stuck in that message.
 			whole := l.rests[seq]
 			if whole == nil {
 				whole = bytes.Clone(l.reader.Frame(seq))
@@ -64,5 +73,5 @@ func (l *loop) slow(c *client, rest []byte) {
 		}
 		return
 	}
-	l.close(c, frame.CloseTryAgainLater, SlowReason)
+	l.close(c, closeSlow, frame.CloseTryAgainLater, SlowReason)
 }

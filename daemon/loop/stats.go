@@ -1,7 +1,5 @@
 package loop
 
-import "wscast/daemon/frame"
-
 // Stats are counted by each loop for itself and shown to others after every turn.
 type Stats struct {
 	// Now.
@@ -34,18 +32,6 @@ const (
 
 // CloseClasses are the names of Stats.Closed, in order.
 var CloseClasses = [closeClasses]string{"by_client", "gone", "protocol_error", "slow", "stopped"}
-
-func closeClass(code uint16) int {
-	switch code {
-	case frame.CloseProtocolError, frame.CloseInvalidData, frame.CloseTooBig:
-		return closeFailed
-	case frame.CloseTryAgainLater:
-		return closeSlow
-	case frame.CloseServiceRestart:
-		return closeStopped
-	}
-	return closeNormal
-}
 
 func (s *Stats) add(o *Stats) {
 	s.Clients += o.Clients

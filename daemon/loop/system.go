@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// system is what a loop asks of the kernel for each client, in one place so that tests can make a write short, a socket
-// say EAGAIN or a call fail.
+// system is what a loop asks of the kernel for each client, in one place so that tests can make a write short, a
+// socket say EAGAIN or a call fail.
 //
-// They are raw system calls, without a word to the scheduler: on a non-blocking socket they return at once, and the two
-// handshakes with the scheduler around syscall.Write cost as much again as the write (8.1 against 4.5 µs a delivery).
-// None of them may ever block: every socket is non-blocking, and MSG_DONTWAIT says it once more.
-// EINTR does not happen to calls that do not wait.
+// They are raw system calls, without a word to the scheduler: on a non-blocking socket they return at once, and the
+// two handshakes with the scheduler around syscall.Write cost as much again as the write (8.1 against 4.5 µs a
+// delivery). None of them may ever block: every socket is non-blocking, and MSG_DONTWAIT says it once more. EINTR
+// does not happen to calls that do not wait.
 type system struct {
 	accept   func(listener int) (fd int, errno syscall.Errno)
 	send     func(fd int, b []byte) (n int, errno syscall.Errno)
@@ -24,13 +24,17 @@ type system struct {
 	close    func(fd int) syscall.Errno
 }
 
+const sendFlags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+
 var linux = system{
 	accept: func(listener int) (int, syscall.Errno) {
-		fd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+		fd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, flags, 0, 0)
 		return int(fd), errno
 	},
 	send: func(fd int, b []byte) (int, syscall.Errno) {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), sendFlags, 0, 0)
 		return took(n, errno)
 	},
 	sendAll: func(fd int, slices [][]byte, v []unix.Iovec) (int, syscall.Errno) {
@@ -40,7 +44,7 @@ var linux = system{
 		}
 		msg := unix.Msghdr{Iov: &v[0]}
 		msg.SetIovlen(len(slices))
-		n, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), sendFlags)
 		return took(n, errno)
 	},
 	peek: func(fd int, b []byte) (int, syscall.Errno) {
@@ -60,7 +64,8 @@ var linux = system{
 }
 
 func receive(fd int, b []byte, flags uintptr) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd),
+		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
 	return took(n, errno)
 }
 
@@ -74,7 +79,8 @@ func took(n uintptr, errno syscall.Errno) (int, syscall.Errno) {
 
 // epollWait never waits: who waits for an epoll instance is Go's own poller, see loop.wait.
 func epollWait(epfd int, events []unix.EpollEvent) int {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd),
+		uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
 	if errno != 0 {
 		return 0
 	}

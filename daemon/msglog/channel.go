@@ -28,9 +28,10 @@ type Channel struct {
 
 	// Written under Log.mu in the order that Reader.Next relies on, read without it.
 	first   atomic.Uint64 // sequence number of its oldest message in the log, 0: none
-	last    atomic.Uint64 // of its newest message, be it in the log or not, 0: none ever
+	last    atomic.Uint64 // of its newest message, be it in the log or not, 0: none since the channel has its place
 	evicted atomic.Uint64 // of its newest message that the log has overwritten, 0: none
-	news    atomic.Uint64 // bits of the readers that have it on their list of channels with news
+
+	news atomic.Uint64 // bits of the readers that have it on their list of channels with news
 
 	// Guarded by Log.mu.
 	kept    uint64 // messages in the log
@@ -45,10 +46,11 @@ func (ch *Channel) Name() string { return ch.name }
 // forgotten.
 func (ch *Channel) ID() uint32 { return ch.id }
 
-// Last is the sequence number of the channel's newest message, 0 if it never had one.
+// Last is the sequence number of the channel's newest message, which the log may have overwritten; 0 if there was none
+// since the channel has its place in the log.
 func (ch *Channel) Last() uint64 { return ch.last.Load() }
 
-// channel finds or makes a channel. mu is held.
+// channelLocked finds or makes a channel.
 func (l *Log) channelLocked(name []byte) (*Channel, error) {
 	if ch := l.byName[string(name)]; ch != nil {
 		return ch, nil
@@ -67,20 +69,17 @@ func (l *Log) channelLocked(name []byte) (*Channel, error) {
 	default:
 		return nil, ErrChannels
 	}
-	c := &l.m.cells[id]
-	copy(c.name[:], name)
-	atomic.StoreUint32(&c.size, uint32(len(name)))
+	l.m.cells[id].put(name)
 	ch := &Channel{name: string(name), id: id}
 	l.byName[ch.name], l.byID[id] = ch, ch
 	return ch, nil
 }
 
-// forgetLocked gives up the place of a channel without clients and messages. mu is held.
+// forgetLocked gives up the place of a channel without clients and messages.
 func (l *Log) forgetLocked(ch *Channel) {
 	if ch.clients > 0 || ch.kept > 0 || l.byID[ch.id] != ch {
 		return
 	}
-	atomic.StoreUint32(&l.m.cells[ch.id].size, 0)
 	delete(l.byName, ch.name)
 	l.byID[ch.id] = nil
 	l.free = append(l.free, ch.id)
@@ -96,15 +95,20 @@ func (l *Log) Clients(name string) int {
 	return 0
 }
 
-// Channels are the names of the channels that have clients, in no order.
-func (l *Log) Channels() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var names []string
-	for name, ch := range l.byName {
-		if ch.clients > 0 {
-			names = append(names, name)
+// Channels are the names of the channels that have clients, in no order. It looks at some of them at a time, so that
+// publishers need not wait for a long list: what gets or loses its only clients meanwhile may be there or not.
+func (l *Log) Channels() (names []string) {
+	const most = 1024
+	for from, more := 0, true; more; from += most {
+		l.mu.Lock()
+		to := min(from+most, len(l.byID))
+		more = to < len(l.byID)
+		for _, ch := range l.byID[min(from, to):to] {
+			if ch != nil && ch.clients > 0 {
+				names = append(names, ch.name)
+			}
 		}
+		l.mu.Unlock()
 	}
 	return names
 }

@@ -3,6 +3,8 @@ package msglog
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"math"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -21,7 +23,8 @@ const align = 64 << 10
 
 var magic = [8]byte{'w', 's', 'c', 'a', 's', 't', 'l', 'g'}
 
-// header is the first area of the file.
+// header is the first area of the file. head and tail have a cache line each: every Append writes head, and every eviction
+// and every Follower tail.
 type header struct {
 	magic    [8]byte
 	layout   uint32
@@ -29,17 +32,40 @@ type header struct {
 	entries  uint64 // entries in the index
 	data     uint64 // bytes of frames
 	epoch    uint64 // random, made with the log: sequence numbers of different logs are not comparable
+	sum      uint32 // checksum of all of the above
+	_        [20]byte
 
 	// What follows changes while the log is used.
 	head atomic.Uint64 // sequence number of the newest message, 0 before the first one
-	tail atomic.Uint64 // sequence number of the oldest message that is kept, head+1 when there is none
+	_    [56]byte
+	tail atomic.Uint64 // sequence number of the oldest message that is kept, 1 before the first one
+	_    [56]byte
 }
 
-// cell is the name of a channel. Its index in the table is the channel's id.
+// cell is the name of a channel. Its index in the table is the channel's id. It means something only while an entry that is
+// kept refers to it: a cell that is given up is left as it is, and written anew before the next entry refers to it.
 type cell struct {
-	size uint32 // bytes of the name; 0: the cell is free
-	_    uint32
+	size uint32 // bytes of the name
+	sum  uint32 // checksum of the name: a wrong one would send messages to strangers
 	name [MaxName]byte
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+func (c *cell) put(name []byte) {
+	copy(c.name[:], name)
+	c.size, c.sum = uint32(len(name)), checksum(name)
+}
+
+// get returns the name, in mapped memory; ok is false when it is damaged.
+func (c *cell) get() (name []byte, ok bool) {
+	if c.size == 0 || c.size > MaxName {
+		return nil, false
+	}
+	name = c.name[:c.size]
+	return name, c.sum == checksum(name)
 }
 
 // entry describes one message. One cache line.
@@ -78,6 +104,7 @@ func layOut(channels uint32, entries, data uint64) areas {
 type mapping struct {
 	base   unsafe.Pointer
 	length uintptr // mapped bytes, the mirror included
+	size   uint64  // bytes of the data area, as they were checked
 
 	head  *header
 	cells []cell
@@ -120,9 +147,12 @@ func (m *mapping) mapFd(fd int) error {
 	if h.layout != layoutVersion {
 		return fmt.Errorf("log: the file has layout %d, this program knows %d", h.layout, layoutVersion)
 	}
+	if h.sum != checksum(h.fixed()) {
+		return errors.New("log: the header is damaged")
+	}
 	// The bounds keep every product below in range whatever the header says.
-	if h.channels == 0 || h.channels > MaxChannels || h.entries == 0 || h.entries > maxEntries ||
-		h.data == 0 || h.data > MaxSize || h.data%align != 0 {
+	if h.channels == 0 || h.channels > MaxChannels || h.data < MinSize || h.data > MaxSize || h.data%align != 0 ||
+		h.entries != h.data/bytesPerEntry {
 		return fmt.Errorf("log: implausible header: %d channels, %d entries, %d bytes", h.channels, h.entries, h.data)
 	}
 	a := layOut(h.channels, h.entries, h.data)
@@ -131,6 +161,9 @@ func (m *mapping) mapFd(fd int) error {
 	}
 
 	// Reserve the address space, then put the file and the mirror of its data over the reservation.
+	if a.end+h.data > math.MaxInt {
+		return fmt.Errorf("log: %d bytes do not fit into the address space; log.size sets the size", a.end+h.data)
+	}
 	length := uintptr(a.end + h.data)
 	base, err := unix.MmapPtr(-1, 0, nil, length, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -145,7 +178,7 @@ func (m *mapping) mapFd(fd int) error {
 		_ = unix.MunmapPtr(base, length)
 		return fmt.Errorf("log: mapping %d bytes: %w", a.end, err)
 	}
-	m.base, m.length = base, length
+	m.base, m.length, m.size = base, length, h.data
 	m.head = (*header)(base)
 	m.cells = unsafe.Slice((*cell)(unsafe.Add(base, a.cells)), h.channels)
 	m.index = unsafe.Slice((*entry)(unsafe.Add(base, a.index)), h.entries)
@@ -153,12 +186,21 @@ func (m *mapping) mapFd(fd int) error {
 	return nil
 }
 
-// readHeader copies the fixed part of the header.
+// all is the header as it is in the file.
+func (h *header) all() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(h)), unsafe.Sizeof(*h)) }
+
+// fixed is the part of it that the checksum is about.
+func (h *header) fixed() []byte { return h.all()[:unsafe.Offsetof(h.sum)] }
+
+// readHeader copies the header.
 func readHeader(fd int) (*header, error) {
 	h := new(header)
-	n := int(unsafe.Offsetof(h.head))
-	if got, err := unix.Pread(fd, unsafe.Slice((*byte)(unsafe.Pointer(h)), n), 0); err != nil || got != n {
-		return nil, fmt.Errorf("log: reading the header: %d of %d bytes: %w", got, n, err)
+	n, err := unix.Pread(fd, h.all(), 0)
+	if err == nil && n < len(h.all()) {
+		err = fmt.Errorf("it has %d of %d bytes", n, len(h.all()))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("log: reading the header: %w", err)
 	}
 	return h, nil
 }
@@ -169,8 +211,9 @@ func writeHeader(fd int, channels uint32, entries, data, epoch uint64) error {
 		return fmt.Errorf("log: making a file of %d bytes: %w", layOut(channels, entries, data).end, err)
 	}
 	h := &header{magic: magic, layout: layoutVersion, channels: channels, entries: entries, data: data, epoch: epoch}
+	h.sum = checksum(h.fixed())
 	h.tail.Store(1)
-	if _, err := unix.Pwrite(fd, unsafe.Slice((*byte)(unsafe.Pointer(h)), unsafe.Sizeof(*h)), 0); err != nil {
+	if _, err := unix.Pwrite(fd, h.all(), 0); err != nil {
 		return fmt.Errorf("log: writing the header: %w", err)
 	}
 	return nil
@@ -186,6 +229,6 @@ func (m *mapping) entry(seq uint64) *entry { return &m.index[seq%uint64(len(m.in
 
 // bytes are the n bytes of frames from position pos, n at most the size of the data area.
 func (m *mapping) bytes(pos, n uint64) []byte {
-	at := pos % m.head.data
+	at := pos % m.size
 	return m.data[at : at+n : at+n]
 }

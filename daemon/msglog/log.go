@@ -20,7 +20,6 @@ const (
 	MinSize     = 1 << 20
 	MaxSize     = 1 << 40
 	MaxChannels = 1 << 24
-	maxEntries  = MaxSize / bytesPerEntry
 )
 
 // bytesPerEntry: the index has an entry for so many bytes of frames. With smaller messages the log is full when it
@@ -36,7 +35,8 @@ type Options struct {
 	Channels int   // how many channels can have clients or messages in the log at the same time
 }
 
-// ErrTooLarge: a frame of that size has no place in the log.
+// ErrTooLarge: the frame is larger than an eighth of the log. A larger one could not be appended without overwriting what
+// readers may still need.
 var ErrTooLarge = errors.New("message too large for the log; log.size sets its size, a message can have an eighth of it")
 
 // Log is the ring. See the package's documentation for who may do what.
@@ -89,12 +89,17 @@ func Create(o Options) (*Log, error) {
 		f.Close()
 		return nil, err
 	}
-	return Open(f)
+	l, err := Open(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 // Open takes over a log: an empty one, or one that another process has written and was, perhaps, killed in the middle of
-// it. It checks all that is kept and refuses a log in which anything is not as Append leaves it. The log owns
-// the file from then on; when Open fails the caller still does.
+// it. It refuses a log in which anything is not as Append can have left it, but cannot know a time or a payload that is
+// wrong. The log owns the file from then on; when Open fails the caller still does.
 func Open(f *os.File) (*Log, error) {
 	m, err := mapFile(f)
 	if err != nil {
@@ -133,7 +138,7 @@ func (l *Log) Starved() bool { return l.waiting.Load() > 0 }
 // Errors: a name that is empty or longer than MaxName, ErrChannels, ErrTooLarge.
 func (l *Log) Append(channel, message []byte, op frame.Opcode) (clients int, err error) {
 	size := uint64(frame.HeaderSize(len(message)) + len(message))
-	if size > l.m.head.data/reserve {
+	if size > l.m.size/reserve {
 		return 0, ErrTooLarge
 	}
 	now := time.Now().UnixNano()
@@ -177,7 +182,8 @@ func (l *Log) Append(channel, message []byte, op frame.Opcode) (clients int, err
 	return ch.clients, nil
 }
 
-// linkLocked makes an entry the last one of its channel. Reader.Next loads last before anything else, so last is stored last.
+// linkLocked makes an entry the last one of its channel. Reader.Next loads last before anything else, so last is stored
+// last.
 func (l *Log) linkLocked(ch *Channel, seq uint64) {
 	if ch.first.Load() == 0 {
 		ch.first.Store(seq)
@@ -194,13 +200,16 @@ func (l *Log) makeRoomLocked(size uint64) {
 	for {
 		tail, head := l.m.head.tail.Load(), l.m.head.head.Load()
 		if tail > head ||
-			l.pos+size-l.m.entry(tail).pos <= l.m.head.data && head+1-tail < uint64(len(l.m.index)) {
+			l.pos+size-l.m.entry(tail).pos <= l.m.size && head+1-tail < uint64(len(l.m.index)) {
 			return
 		}
 		if tail < l.lowestFloorLocked() {
 			l.evictLocked(tail)
 			continue
 		}
+		// First waiting, then the floors: Release does it the other way round, so that one of the two sees the other.
+		// The edge that is given out here is above the tail, and no further away than what size needs: it is an eighth of
+		// the log above it, and no frame is larger.
 		l.waiting.Add(1)
 		l.nudgeLocked()
 		if tail >= l.lowestFloorLocked() {
@@ -210,15 +219,15 @@ func (l *Log) makeRoomLocked(size uint64) {
 	}
 }
 
-// evictLocked gives up the oldest message. The tail moves before anything of the message is overwritten, and after the
-// channel knows.
+// evictLocked gives up the oldest message. Reader.Next and Follower.TryNext rely on the order: evicted, first, tail, and
+// overwriting after that.
 func (l *Log) evictLocked(tail uint64) {
 	e := l.m.entry(tail)
 	ch := l.byID[e.channel]
 	ch.evicted.Store(tail)
 	ch.first.Store(e.next.Load())
 	ch.kept--
-	l.m.head.tail.Store(tail + 1)
+	l.m.head.tail.Add(1) // not Store: see Follower.TryNext
 	l.forgetLocked(ch)
 }
 
@@ -227,7 +236,7 @@ func (l *Log) evictLocked(tail uint64) {
 // look through their blocked clients each time.
 func (l *Log) nudgeLocked() {
 	head := l.m.head.head.Load()
-	data, entries := l.m.head.data, uint64(len(l.m.index))
+	data, entries := l.m.size, uint64(len(l.m.index))
 	edge := max(l.edge.Load(), l.m.head.tail.Load())
 	for edge <= head && (l.pos-l.m.entry(edge).pos > data-data/reserve || head+1-edge > entries-entries/reserve) {
 		edge++
@@ -259,7 +268,7 @@ func (l *Log) Usage() Usage {
 	defer l.mu.Unlock()
 	tail, head := l.m.head.tail.Load(), l.m.head.head.Load()
 	u := Usage{
-		Messages: head + 1 - tail, Entries: uint64(len(l.m.index)), Size: l.m.head.data,
+		Messages: head + 1 - tail, Entries: uint64(len(l.m.index)), Size: l.m.size,
 		Channels: len(l.byName), Places: len(l.m.cells),
 		Published: l.messages, PublishedBytes: l.bytes, Epoch: l.m.head.epoch, Head: head,
 	}

@@ -5,28 +5,38 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
-
-	"wscast/daemon/frame"
 )
 
 // MaxReaders is how many readers a log can have: there is a bit for each of them in every channel.
 const MaxReaders = 64
 
+// Gone is the floor of a reader that has no clients and will have none any more.
+const Gone = ^uint64(0)
+
 // A Reader reads the log for the clients of one event loop. Its methods are for the goroutine of that loop.
+//
+// A round of the loop is: News, then every client of these channels is sent what there is (Run) and moved on (Advance),
+// then those that could not take all are compared with Log.Edge, then Release.
+//
+// A cursor is the sequence number of the last message of its channel that a client was served, as Join, Run, Advance and
+// Channel.Last return it.
 type Reader struct {
 	log  *Log
 	bit  uint64
 	wake func()
 
-	// floor is the promise: none of the reader's clients needs an entry below it.
+	// floor is the promise: none of the reader's clients needs an entry below it. Written by the reader's goroutine.
 	floor atomic.Uint64
+	// served is what the floor can be raised to: the edge before the last call of News. Clients of channels that have had
+	// news since then were not served yet, and may need messages below the edge as it is now.
+	served uint64
 
 	mu   sync.Mutex
 	news []*Channel
 }
 
-// NewReader adds a reader. wake is called, from any goroutine and under locks of the log, when a channel with
-// clients of this reader has news or the reader should Release; it must not block or call the log.
+// NewReader adds a reader. wake is called, from any goroutine and under locks of the log, when a channel with clients of this
+// reader has news, or the reader should Release; it must not block or call the log.
 func (l *Log) NewReader(wake func()) (*Reader, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -34,7 +44,9 @@ func (l *Log) NewReader(wake func()) (*Reader, error) {
 		return nil, errors.New("log: too many readers")
 	}
 	r := &Reader{log: l, bit: 1 << len(l.readers), wake: wake}
-	r.floor.Store(l.edge.Load())
+	l.nudgeLocked() // without readers the tail can have passed the edge
+	r.served = l.edge.Load()
+	r.floor.Store(r.served)
 	l.readers = append(l.readers, r)
 	return r, nil
 }
@@ -42,15 +54,17 @@ func (l *Log) NewReader(wake func()) (*Reader, error) {
 func (l *Log) readerOf(bit uint64) *Reader { return l.readers[bits.TrailingZeros64(bit)] }
 
 func (l *Log) lowestFloorLocked() uint64 {
-	lowest := ^uint64(0)
+	lowest := Gone
 	for _, r := range l.readers {
 		lowest = min(lowest, r.floor.Load())
 	}
 	return lowest
 }
 
-// Join adds a client to a channel. What is appended from now on is after the returned cursor, and every Append counts
-// the client.
+// Join adds a client to a channel. What is appended from now on is after the returned cursor, and every Append counts the
+// client.
+//
+// Errors: a name that is empty or longer than MaxName, ErrChannels.
 func (r *Reader) Join(name []byte) (ch *Channel, cursor uint64, err error) {
 	l := r.log
 	l.mu.Lock()
@@ -86,15 +100,18 @@ func (r *Reader) tell(ch *Channel) {
 	r.wake()
 }
 
-// News appends to buf the channels that got messages since the last call. A message that is appended afterwards brings its channel
-// on the list again, so whoever serves up to Channel.Last after this call misses nothing.
+// News appends to buf the channels that got messages since the last call. A message that is appended afterwards brings its
+// channel on the list again, so whoever serves up to Channel.Last after this call misses nothing.
 func (r *Reader) News(buf []*Channel) []*Channel {
+	// Before the list: whoever moved the edge has told us of all messages below it.
+	r.served = r.log.edge.Load()
 	r.mu.Lock()
 	from := len(buf)
 	buf = append(buf, r.news...)
 	clear(r.news)
 	r.news = r.news[:0]
 	r.mu.Unlock()
+	// A message that finds the bit still set is linked already, and is found by whoever looks after this.
 	for _, ch := range buf[from:] {
 		ch.news.And(^r.bit)
 	}
@@ -111,9 +128,13 @@ func (r *Reader) HasNews() bool {
 // Released reports whether the reader's floor is at the edge already.
 func (r *Reader) Released() bool { return r.floor.Load() >= r.log.edge.Load() }
 
-// Release raises the floor: the reader has no client any more that needs a message older than the one with sequence
-// number floor.
+// Release raises the floor: the reader has no client any more that needs a message older than the one with sequence number
+// floor. It raises it no further than to the edge as it was before the last call of News, whoever was served since then;
+// the rest is for the next round, and Released says whether there is one to do. Gone raises it for ever.
 func (r *Reader) Release(floor uint64) {
+	if floor != Gone {
+		floor = min(floor, r.served)
+	}
 	if floor <= r.floor.Load() {
 		return
 	}
@@ -125,30 +146,32 @@ func (r *Reader) Release(floor uint64) {
 	}
 }
 
-// Next returns the sequence number of the channel's first message after the cursor, 0 if there is none. ok is false when the
-// log has overwritten messages that came in between, which cannot happen to a cursor at or above the reader's floor,
-// nor to one that was at the head of its channel when the floor was raised.
+// Next returns the sequence number of the channel's first message after the cursor, 0 if there is none. ok is false when
+// there were messages in between that the log has overwritten, or may overwrite at any time, because they are below the
+// reader's floor. What is returned is at or above the floor, and stays what it is until the next Release.
 func (r *Reader) Next(ch *Channel, cursor uint64) (seq uint64, ok bool) {
 	if cursor >= ch.last.Load() {
 		return 0, true
 	}
-	if cursor < ch.evicted.Load() {
-		return 0, false
+	floor := r.floor.Load()
+	if cursor >= floor {
+		return r.log.m.entry(cursor).next.Load(), true
 	}
-	first := ch.first.Load()
-	if cursor < first {
-		return first, true
+	// The cursor's own message may be overwritten at this moment: the client is up to date but for what was appended
+	// since the floor was raised, or it is slow. next is loaded before tail, and Append moves the tail before it
+	// overwrites: if the tail has not passed the cursor, next was right.
+	if seq = ch.first.Load(); seq <= cursor {
+		seq = r.log.m.entry(cursor).next.Load()
+		if r.log.m.head.tail.Load() > cursor {
+			seq = ch.first.Load()
+		}
 	}
-	seq = r.log.m.entry(cursor).next.Load()
-	if r.log.m.head.tail.Load() > cursor {
-		// The entry at the cursor, which may lie below the floor, is being overwritten. It was the channel's oldest.
-		seq = ch.first.Load()
-	}
-	return seq, true
+	// evicted is loaded after first, and evictLocked stores it before: a message that was passed over is noticed.
+	return seq, seq >= floor && ch.evicted.Load() <= cursor
 }
 
-// Frame is the finished frame of a message at or above the floor: mapped memory, not to be written, and valid until
-// the next Release.
+// Frame is the finished frame of a message at or above the floor: mapped memory, not to be written, and valid until the next
+// Release.
 func (r *Reader) Frame(seq uint64) []byte {
 	e := r.log.m.entry(seq)
 	return r.log.m.bytes(e.pos, uint64(e.size))
@@ -157,15 +180,17 @@ func (r *Reader) Frame(seq uint64) []byte {
 // Run is a stretch of consecutive messages of one channel after a cursor.
 type Run struct {
 	Slices   [][]byte // what there is to send, in order; frames that lie next to each other are one slice
-	Bytes    int
-	Messages int
-	Last     uint64 // sequence number of the last message
-	More     bool   // the channel has messages after Last
+	Bytes    int      // in all slices
+	Messages int      // whose frames end in the slices
+	Last     uint64   // sequence number of the last message, the cursor if there is none
+	More     bool     // the channel has messages after Last
 }
 
-// Run collects the messages of a channel after the cursor, starting with byte skip of the first one, until a further
-// one would make it more than limit bytes or slices slices. It reuses the memory of run. An empty run means that there is none.
-// ok as with Next.
+// Run collects the messages of a channel after the cursor, starting with byte skip of the first one, which must be smaller
+// than that frame. It takes the first message whatever its size, and stops before one with which there would be
+// more than limit bytes or slices slices. It reuses the memory of run. An empty run means that there is nothing to send.
+// The slices are mapped memory, not to be written, and valid until the next Release. ok is as with Next; when it is
+// false the run is of no use.
 func (r *Reader) Run(run *Run, ch *Channel, cursor uint64, skip, limit, slices int) (ok bool) {
 	run.Slices, run.Bytes, run.Messages, run.Last, run.More = run.Slices[:0], 0, 0, cursor, false
 	var from, to uint64 // positions of the slice in the making
@@ -178,13 +203,13 @@ func (r *Reader) Run(run *Run, ch *Channel, cursor uint64, skip, limit, slices i
 			break
 		}
 		e := r.log.m.entry(seq)
-		if run.Messages > 0 && (run.Bytes+int(e.size) > limit || e.pos != to && len(run.Slices)+1 == slices) {
+		if run.Messages > 0 && (run.Bytes+int(e.size) > limit || e.pos != to && len(run.Slices)+1 >= slices) {
 			run.More = true
 			break
 		}
 		switch {
 		case run.Messages == 0:
-			from, to = e.pos+uint64(skip), e.pos
+			from = e.pos + uint64(skip)
 			run.Bytes = -skip
 		case e.pos != to:
 			run.Slices = append(run.Slices, r.log.m.bytes(from, to-from))
@@ -201,137 +226,22 @@ func (r *Reader) Run(run *Run, ch *Channel, cursor uint64, skip, limit, slices i
 	return true
 }
 
-// Advance moves a cursor by n sent bytes: it returns the last message that is out as a whole, the bytes that are
-// out of the one after it, and how many messages were completed.
+// Advance moves a cursor, of which skip bytes of the next message were out already, by n sent bytes. It returns the last
+// message that is out as a whole, the bytes that are out of the one after it, and how many messages were completed.
 func (r *Reader) Advance(ch *Channel, cursor uint64, skip, n int) (newCursor uint64, newSkip, completed int) {
 	n += skip
-	for {
+	for n > 0 {
 		seq, ok := r.Next(ch, cursor)
 		if !ok || seq == 0 {
-			return cursor, n, completed
+			break
 		}
 		size := int(r.log.m.entry(seq).size)
 		if n < size {
-			return cursor, n, completed
+			break
 		}
 		n -= size
 		cursor = seq
 		completed++
 	}
-}
-
-// A Follower reads all messages from the head on, at its own pace, for one goroutine.
-type Follower struct {
-	log    *Log
-	next   uint64
-	news   chan struct{}
-	closed chan struct{}
-	once   sync.Once
-	batch  []followed
-	at     int // batch[at:] are still to be looked at
-	buf    []byte
-}
-
-type followed struct {
-	seq, pos uint64
-	size     uint32
-	ch       *Channel
-}
-
-// Message as a Follower sees it.
-type Message struct {
-	Channel string
-	Seq     uint64
-	Op      frame.Opcode
-	Data    []byte // valid until the next call of Next
-}
-
-// Errors of Follower.Next.
-var (
-	ErrBehind = errors.New("the log has overwritten messages that were not read yet")
-	ErrClosed = errors.New("closed")
-)
-
-// Follow makes a follower that sees every message appended after this call.
-func (l *Log) Follow() *Follower {
-	f := &Follower{log: l, news: make(chan struct{}, 1), closed: make(chan struct{})}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	f.next = l.m.head.head.Load() + 1
-	l.followers[f] = struct{}{}
-	return f
-}
-
-func (f *Follower) kick() {
-	select {
-	case f.news <- struct{}{}:
-	default:
-	}
-}
-
-// Close ends a call of Next in another goroutine with ErrClosed, and all further ones.
-func (f *Follower) Close() {
-	f.once.Do(func() {
-		f.log.mu.Lock()
-		delete(f.log.followers, f)
-		f.log.mu.Unlock()
-		close(f.closed)
-	})
-}
-
-// Next waits for the next message of a channel that want accepts.
-func (f *Follower) Next(want func(channel string) bool) (Message, error) {
-	for {
-		if m, ok, err := f.TryNext(want); ok || err != nil {
-			return m, err
-		}
-		select {
-		case <-f.news:
-		case <-f.closed:
-		}
-	}
-}
-
-// TryNext is Next, but ok is false when there is no such message yet.
-func (f *Follower) TryNext(want func(channel string) bool) (m Message, ok bool, err error) {
-	for {
-		select {
-		case <-f.closed:
-			return Message{}, false, ErrClosed
-		default:
-		}
-		for f.at < len(f.batch) {
-			n := f.batch[f.at]
-			f.at++
-			if !want(n.ch.name) {
-				continue
-			}
-			f.buf = append(f.buf[:0], f.log.m.bytes(n.pos, uint64(n.size))...)
-			if f.log.m.head.tail.Load() > n.seq { // overwritten while it was copied
-				return Message{}, false, ErrBehind
-			}
-			op, data, _ := frame.Payload(f.buf)
-			return Message{Channel: n.ch.name, Seq: n.seq, Op: op, Data: data}, true, nil
-		}
-		if err := f.fill(); err != nil || len(f.batch) == 0 {
-			return Message{}, false, err
-		}
-	}
-}
-
-// fill notes what comes next, under the lock and without copying frames.
-func (f *Follower) fill() error {
-	const most = 128
-	l := f.log
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	f.batch, f.at = f.batch[:0], 0
-	if f.next < l.m.head.tail.Load() {
-		return ErrBehind
-	}
-	for head := l.m.head.head.Load(); f.next <= head && len(f.batch) < most; f.next++ {
-		e := l.m.entry(f.next)
-		f.batch = append(f.batch, followed{f.next, e.pos, e.size, l.byID[e.channel]})
-	}
-	return nil
+	return cursor, n, completed
 }

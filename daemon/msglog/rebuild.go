@@ -6,67 +6,80 @@ import (
 	"wscast/daemon/frame"
 )
 
-// rebuild makes the channels out of what the file has. Nothing in the file is believed: a log that an honest process
-// cannot have left is refused as a whole, since it cannot be known which of its messages are true.
+// never is a sequence number, or a position, that no log lives to see. Below it sums do not overflow.
+const never = 1 << 62
+
+// rebuild makes the channels out of what the file has. Nothing in the file is believed: a log that an honest process cannot
+// have left is refused as a whole, since it cannot be known which of its messages are true. It changes one link at most, so
+// it can be killed as well.
 func (l *Log) rebuild() error {
-	h := l.m.head
-	head, tail := h.head.Load(), h.tail.Load()
-	if tail == 0 || tail > head+1 || head+1-tail > uint64(len(l.m.index)) || head >= 1<<62 {
+	head, tail := l.m.head.head.Load(), l.m.head.tail.Load()
+	// A frame is at most an eighth of the data, so a log that has once had a message is never empty again.
+	empty := head == 0 && tail == 1
+	if !empty && (tail == 0 || tail > head || head-tail >= uint64(len(l.m.index)) || head >= never) {
 		return fmt.Errorf("log: implausible header: messages %d to %d in %d entries", tail, head, len(l.m.index))
 	}
-	byID := make([]*Channel, len(l.m.cells))
-	used := 0
+	start := l.m.entry(tail).pos
+	if !empty {
+		l.pos = start
+	}
 	for seq := tail; seq <= head; seq++ {
 		e := l.m.entry(seq)
-		if seq == tail {
-			l.pos = e.pos
-		}
-		if e.seq != seq || e.pos != l.pos || e.pos >= 1<<62 || int(e.channel) >= len(l.m.cells) ||
-			uint64(e.size) > h.data/reserve || e.size < 2 || e.pos+uint64(e.size)-l.m.entry(tail).pos > h.data {
+		size := uint64(e.size)
+		if e.seq != seq || e.pos != l.pos || e.pos >= never || size > l.m.size/reserve || e.pos+size-start > l.m.size {
 			return fmt.Errorf("log: the entry of message %d is damaged", seq)
 		}
-		l.pos += uint64(e.size)
-		if op, _, ok := frame.Payload(l.m.bytes(e.pos, uint64(e.size))); !ok || op != frame.Text && op != frame.Binary {
+		if op, _, ok := frame.Payload(l.m.bytes(e.pos, size)); !ok || op != frame.Text && op != frame.Binary {
 			return fmt.Errorf("log: the frame of message %d is damaged", seq)
 		}
-		ch := byID[e.channel]
-		if ch == nil {
-			c := &l.m.cells[e.channel]
-			if c.size == 0 || c.size > MaxName {
-				return fmt.Errorf("log: the channel of message %d is damaged", seq)
-			}
-			ch = &Channel{name: string(c.name[:c.size]), id: e.channel}
-			if l.byName[ch.name] != nil {
-				return fmt.Errorf("log: two channels have the name %q", ch.name)
-			}
-			l.byName[ch.name], byID[ch.id] = ch, ch
-			if e.prev >= tail {
-				return fmt.Errorf("log: message %d follows message %d, which has another channel", seq, e.prev)
-			}
-			ch.evicted.Store(e.prev)
-			used = max(used, int(ch.id)+1)
+		ch, err := l.restore(e, tail)
+		if err != nil {
+			return err
 		}
-		// The links are made anew: the process may have been killed between moving the head and linking.
-		e.prev = ch.last.Load()
-		if e.prev == 0 {
-			e.prev = ch.evicted.Load()
+		if last := ch.last.Load(); last != 0 {
+			// The process may have been killed between moving the head and linking.
+			next := l.m.entry(last).next.Load()
+			if e.prev != last || next != seq && (next != 0 || seq != head) {
+				return fmt.Errorf("log: the links between messages %d and %d are damaged", last, seq)
+			}
 		}
-		e.next.Store(0)
 		l.linkLocked(ch, seq)
+		l.pos += size
 	}
-	l.byID = byID[:used]
 	for id, ch := range l.byID {
 		if ch == nil {
 			l.free = append(l.free, uint32(id))
-		}
-	}
-	for id := range l.m.cells {
-		if id >= used || l.byID[id] == nil {
-			if c := &l.m.cells[id]; c.size != 0 { // not written without need: an untouched page costs no memory
-				c.size = 0
-			}
+		} else if last := ch.last.Load(); l.m.entry(last).next.Load() != 0 {
+			return fmt.Errorf("log: the link after message %d is damaged", last)
 		}
 	}
 	l.nudgeLocked()
 	return nil
+}
+
+// restore returns the channel of an entry, which it makes when the entry is the first one of it.
+func (l *Log) restore(e *entry, tail uint64) (*Channel, error) {
+	if uint64(e.channel) >= uint64(len(l.m.cells)) {
+		return nil, fmt.Errorf("log: the entry of message %d is damaged: it has channel %d of %d", e.seq, e.channel, len(l.m.cells))
+	}
+	for uint64(len(l.byID)) <= uint64(e.channel) {
+		l.byID = append(l.byID, nil)
+	}
+	if ch := l.byID[e.channel]; ch != nil {
+		return ch, nil
+	}
+	name, ok := l.m.cells[e.channel].get()
+	if !ok {
+		return nil, fmt.Errorf("log: the name of channel %d, which message %d has, is damaged", e.channel, e.seq)
+	}
+	ch := &Channel{name: string(name), id: e.channel}
+	if l.byName[ch.name] != nil {
+		return nil, fmt.Errorf("log: two channels have the name %q", ch.name)
+	}
+	if e.prev >= tail {
+		return nil, fmt.Errorf("log: message %d follows message %d, which has another channel", e.seq, e.prev)
+	}
+	ch.evicted.Store(e.prev)
+	l.byName[ch.name], l.byID[ch.id] = ch, ch
+	return ch, nil
 }

@@ -168,13 +168,21 @@ func (d *Daemon) ConfigFile() string { return filepath.Join(d.dir, "wscast.toml"
 // Address is the address of the first socket of that name: host:port, or a path.
 func (d *Daemon) Address(socketName string) string {
 	d.t.Helper()
+	return d.Addresses(socketName)[0]
+}
+
+// Addresses are those of all sockets of that name, in the order in which they were asked for.
+func (d *Daemon) Addresses(socketName string) (addresses []string) {
+	d.t.Helper()
 	for _, s := range d.sockets {
 		if s.name == socketName {
-			return s.address
+			addresses = append(addresses, s.address)
 		}
 	}
-	d.t.Fatalf("the daemon has no socket %q", socketName)
-	return ""
+	if len(addresses) == 0 {
+		d.t.Fatalf("the daemon has no socket %q", socketName)
+	}
+	return addresses
 }
 
 // WebSocketURL is the ws:// URL of a channel at the first websocket socket, which must be tcp. "" is the URL without

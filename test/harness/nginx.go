@@ -30,7 +30,7 @@ type Nginx struct {
 	dir         string
 	port        int
 	tlsPort     int
-	upstream    string
+	upstreams   []string
 	readTimeout string // of the location, instead of the shipped one
 	process     *process
 }
@@ -43,17 +43,19 @@ func ReadTimeout(d time.Duration) NginxOption {
 	return func(n *Nginx) { n.readTimeout = fmt.Sprintf("%dms", d.Milliseconds()) }
 }
 
+// Upstream adds a server to the upstream, by a line as the shipped one.
+func Upstream(address string) NginxOption {
+	return func(n *Nginx) { n.upstreams = append(n.upstreams, address) }
+}
+
 // StartNginx starts nginx in front of a websocket socket, given as host:port or as a path. The files of etc/nginx are included as they
 // are shipped, but for the address of the upstream. nginx is stopped when the test ends.
 func StartNginx(t testing.TB, upstream string, options ...NginxOption) *Nginx {
 	t.Helper()
-	n := &Nginx{t: t, program: Find(t, "nginx", "nginx"), dir: tempDir(t), upstream: upstream}
+	n := &Nginx{t: t, program: Find(t, "nginx", "nginx"), dir: tempDir(t), upstreams: []string{upstream}}
 	n.port, n.tlsPort = reservePort(t), reservePort(t)
 	for _, o := range options {
 		o(n)
-	}
-	if strings.HasPrefix(upstream, "/") {
-		n.upstream = "unix:" + upstream
 	}
 	n.Roots = writeCertificate(t, n.dir)
 	writeFile(t, n.dir, "nginx.conf", n.config())
@@ -147,10 +149,21 @@ func (n *Nginx) config() string {
 		// The worker would change to a user who may not look into the directories of this test.
 		user = "user root;"
 	}
-	http := n.shipped("wscast-http.conf", `(?m)^\s*server 127\.0\.0\.1:7311\b`, "server "+n.upstream)
+	http := n.shipped("wscast-http.conf", `(?m)^\s*server 127\.0\.0\.1:7311\b.*$`, func(line string) string {
+		var lines []string
+		for _, address := range n.upstreams {
+			if strings.HasPrefix(address, "/") {
+				address = "unix:" + address
+			}
+			lines = append(lines, strings.Replace(line, "127.0.0.1:7311", address, 1))
+		}
+		return strings.Join(lines, "\n")
+	})
 	location := filepath.Join(Repository(n.t), "etc/nginx/wscast.conf")
 	if n.readTimeout != "" {
-		location = n.shipped("wscast.conf", `(?m)^\s*proxy_read_timeout\s+\w+;`, "proxy_read_timeout "+n.readTimeout+";")
+		location = n.shipped("wscast.conf", `(?m)^\s*proxy_read_timeout\s+\w+;`, func(string) string {
+			return "proxy_read_timeout " + n.readTimeout + ";"
+		})
 	}
 	return fmt.Sprintf(`
 %s
@@ -174,6 +187,8 @@ http {
 		ssl_certificate certificate.pem;
 		ssl_certificate_key key.pem;
 		include %s;
+		# What other software has on many sites, and which must not get the requests for a channel.
+		location ~ \.php$ { return 410; }
 		# The demo page, which a real site has no use for.
 		location / {
 			proxy_pass http://wscast;
@@ -185,7 +200,7 @@ http {
 }
 
 // shipped writes a copy of a file of etc/nginx in which one place is replaced, and returns its path.
-func (n *Nginx) shipped(name, place, by string) string {
+func (n *Nginx) shipped(name, place string, by func(string) string) string {
 	n.t.Helper()
 	text, err := os.ReadFile(filepath.Join(Repository(n.t), "etc/nginx", name))
 	if err != nil {
@@ -195,7 +210,8 @@ func (n *Nginx) shipped(name, place, by string) string {
 	if len(at) != 1 {
 		n.t.Fatalf("etc/nginx/%s: %d places match %s, and the test replaces one", name, len(at), place)
 	}
-	return writeFile(n.t, n.dir, name, string(text[:at[0][0]])+by+string(text[at[0][1]:]))
+	from, to := at[0][0], at[0][1]
+	return writeFile(n.t, n.dir, name, string(text[:from])+by(string(text[from:to]))+string(text[to:]))
 }
 
 // writeCertificate writes certificate.pem and key.pem for 127.0.0.1 and localhost and returns what verifies them.

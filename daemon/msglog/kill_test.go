@@ -1,0 +1,139 @@
+package msglog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"testing"
+
+	"wscast/daemon/frame"
+)
+
+// publisherEnv makes the test program the child of TestKilled.
+const publisherEnv = "WSCAST_TEST_PUBLISHER"
+
+// publish is the child: it takes over the log on descriptor 3 and appends as fast as it can, and says on descriptor 4, every
+// now and then, which message was appended last. It ends by being killed.
+func publish() {
+	l, err := Open(os.NewFile(3, "wscast-log"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	reports := os.NewFile(4, "reports")
+	var message []byte
+	for {
+		seq := l.Head() + 1
+		message = content(message, seq, 5000)
+		if _, err := l.Append(channelOf(seq), message, frame.Binary); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		if rand.IntN(16) == 0 {
+			if _, err := reports.Write(binary.NativeEndian.AppendUint64(nil, seq)); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
+	}
+}
+
+// channelOf is the channel that a message with that number goes to: three of them often, others once in a while.
+func channelOf(seq uint64) []byte {
+	if seq%50 == 0 {
+		return fmt.Appendf(nil, "once %d", seq)
+	}
+	return fmt.Appendf(nil, "channel %d", seq%3)
+}
+
+// A publisher's process is killed again and again: every message that it has reported is there, and the log is as good as new.
+func TestKilled(t *testing.T) {
+	l, err := Create(Options{Size: MinSize, Channels: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, epoch := duplicate(t, l.file), l.Epoch()
+	defer file.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	unlinked := 0
+	for round := range 50 {
+		reports, theirs, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		child := exec.CommandContext(t.Context(), os.Args[0])
+		child.Env = append(os.Environ(), publisherEnv+"=1")
+		child.ExtraFiles = []*os.File{file, theirs}
+		child.Stderr = os.Stderr
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		theirs.Close()
+		var reported uint64
+		buf := make([]byte, 8)
+		read := func() bool {
+			if _, err := io.ReadFull(reports, buf); err != nil {
+				return false
+			}
+			reported = binary.NativeEndian.Uint64(buf)
+			return true
+		}
+		for range rand.IntN(300) {
+			if !read() {
+				break // it has ended: Wait says how
+			}
+		}
+		if err := child.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Wait(); child.ProcessState.Exited() {
+			t.Fatal("the publisher has ended by itself:", err)
+		}
+		for read() { // what it has reported before it died
+		}
+		reports.Close()
+
+		m, err := mapFile(file)
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if head := m.head.head.Load(); head > 0 {
+			if e := m.entry(head); e.prev >= m.head.tail.Load() && m.entry(e.prev).next.Load() == 0 {
+				unlinked++ // killed between moving the head and linking
+			}
+		}
+		if err := m.unmap(); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Open(duplicate(t, file))
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if l.Head() < reported || l.Epoch() != epoch {
+			t.Errorf("round %d: message %d was reported, the head is %d", round, reported, l.Head())
+		}
+		var p published
+		tail := l.m.head.tail.Load()
+		for seq := uint64(1); seq <= l.Head(); seq++ {
+			one := struct {
+				channel string
+				message []byte
+				op      frame.Opcode
+			}{channel: string(channelOf(seq)), op: frame.Binary}
+			if seq >= tail {
+				one.message = content(nil, seq, 5000)
+			}
+			p = append(p, one)
+		}
+		p.check(t, l, tail)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("killed %d times between head and link", unlinked)
+}
