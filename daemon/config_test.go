@@ -12,7 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// shipped is the configuration file of the package. active is it without its examples, which begin with # and no blank.
+// shipped is the configuration file of the package, and the lines in it that are commented-out examples: those that begin
+// with # and no blank.
 func shipped(t testing.TB) (text string, examples []string) {
 	t.Helper()
 	b, err := os.ReadFile("../etc/wscast.toml")

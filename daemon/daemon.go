@@ -46,13 +46,12 @@ type Daemon struct {
 	rates      atomic.Pointer[rates]
 }
 
-const (
-	// statusEvery is how often STATUS= is brought up to date, and over how long rates are measured.
-	statusEvery = 5 * time.Second
-	// goodbye is how long clients have at a stop to take what the log has for them and to close. TimeoutStopSec= of
-	// the unit is longer.
-	goodbye = 5 * time.Second
-)
+// statusEvery is how often STATUS= is brought up to date, and over how long rates are measured. Tests make it shorter.
+var statusEvery = 5 * time.Second
+
+// goodbye is how long clients have at a stop to take what the log has for them and to close. TimeoutStopSec= of the unit
+// is longer.
+const goodbye = 5 * time.Second
 
 // New makes a daemon that serves nobody yet. It takes the sockets over, also when it fails.
 func New(o Options) (*Daemon, error) {

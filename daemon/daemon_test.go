@@ -57,6 +57,12 @@ func (r *record) String() string {
 	return r.text.String()
 }
 
+func (r *record) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text.Reset()
+}
+
 // expect waits for a piece of the log.
 func (r *record) expect(t testing.TB, text string) {
 	t.Helper()
@@ -531,6 +537,32 @@ func TestStopDeliversEverythingFirst(t *testing.T) {
 	}
 	if _, err := p.Publish("news", []byte("x")); err == nil {
 		t.Error("a message was taken after the stop")
+	}
+}
+
+// A client that is behind at the stop gets the rest first, too.
+func TestStopWaitsForAClientThatIsBehind(t *testing.T) {
+	const messages = 24 // 6 MiB: more than sockets buffer, less than the log keeps
+	r := start(t)
+	p := r.publisher()
+	conn := r.open("news")
+	message := strings.Repeat("x", 256<<10)
+	for range messages {
+		publish(t, p, "news", message, 1)
+	}
+	awaitInfo(t, p, "clients", "blocked", "1")
+	ended := make(chan error, 1)
+	go func() { ended <- r.stop() }()
+	r.log.expect(t, "msg=stopping")
+	for range messages {
+		expect(t, conn, websocket.TextMessage, message)
+	}
+	if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseServiceRestart) {
+		t.Errorf("%v, want close 1012", err)
+	}
+	conn.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

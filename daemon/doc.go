@@ -30,7 +30,8 @@
 //
 // # Failure
 //
-// An error that concerns one client or publisher ends there. An error of a listening socket, and a signal, end Run; the
-// process exits, and systemd starts the next one on the same sockets. A loop that stands still keeps WATCHDOG=1 from
-// being sent, with the same result.
+// A socket of the wrong kind or name, and a configuration that cannot be used, are errors before there is a Daemon, and
+// name what is wrong; a bad file at a reload changes nothing. An error that concerns one client or publisher ends there.
+// An error of a listening socket, and a signal, end Run; the process exits, and systemd starts the next one on the same
+// sockets. A loop that stands still keeps WATCHDOG=1 from being sent, with the same result.
 package daemon

@@ -88,11 +88,11 @@ func (valuer) LogValue() slog.Value { return slog.GroupValue(slog.Int("a", 1)) }
 // Two loggers made of one do not share what comes later.
 func TestJournalLoggersAreIndependent(t *testing.T) {
 	log, entries := newJournal(slog.LevelInfo)
-	parent := log.With("a", 1).With("b", 2)
-	one, two := parent.With("c", 3), parent.With("d", 4)
+	parent := log.With("a", 1).With("b", 2).With("c", 3) // an array of four has room for one more
+	one, two := parent.With("d", 4), parent.With("e", 5)
 	one.Info("one")
 	two.Info("two")
-	if (*entries)[0].message != "one a=1 b=2 c=3" || (*entries)[1].message != "two a=1 b=2 d=4" {
+	if (*entries)[0].message != "one a=1 b=2 c=3 d=4" || (*entries)[1].message != "two a=1 b=2 c=3 e=5" {
 		t.Errorf("%+v", *entries)
 	}
 }

@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// descriptors are the open ones, number and target, without those that the runtime opens once for itself: an epoll and an event
-// descriptor at the first network operation, a pidfd at the first process.
+// descriptors are the open ones, number and target, without those that the runtime opens once for itself: an epoll and an
+// event descriptor at the first network operation, a pidfd at the first process.
 func descriptors() (open []string) {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
@@ -102,7 +102,8 @@ func newManager(t testing.TB) *manager {
 	return m
 }
 
-// expect returns the next message that has the line; the ones before it may be what systemd is told at any time, no others.
+// expect returns the next message that has the line; the ones before it may be what systemd is told at any time, no
+// others.
 func (m *manager) expect(t testing.TB, line string) string {
 	t.Helper()
 	for {
@@ -117,6 +118,18 @@ func (m *manager) expect(t testing.TB, line string) string {
 			}
 		case <-time.After(patience):
 			t.Fatalf("expected %s, the daemon has said %q", line, m.seen)
+		}
+	}
+}
+
+// drain returns what has been said and not expected.
+func (m *manager) drain() (said []string) {
+	for {
+		select {
+		case text := <-m.said:
+			said = append(said, text)
+		default:
+			return said
 		}
 	}
 }

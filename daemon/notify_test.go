@@ -1,10 +1,14 @@
 package daemon
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +65,73 @@ func TestWatchdogIsToldWhileLoopsTurn(t *testing.T) {
 	m.expect(t, "READY=1")
 	for range 3 {
 		m.expect(t, "WATCHDOG=1")
+	}
+}
+
+// A loop that stands still, here in the log, ends the WATCHDOG=1 until it turns again.
+func TestWatchdogIsNotToldWhileALoopStandsStill(t *testing.T) {
+	m := newManager(t)
+	t.Setenv("WATCHDOG_USEC", "200000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	obstacle := &obstacle{message: "client open", there: make(chan struct{}), gone: make(chan struct{})}
+	r := start(t, func(o *Options, _ string) {
+		o.Config.Daemon.Loops, o.Config.Daemon.LogLevel = 1, "debug"
+		obstacle.Handler = o.Log.Handler()
+		o.Log = slog.New(obstacle)
+	})
+	conn, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(request("GET /websocket HTTP/1.1"))); err != nil {
+		t.Fatal(err)
+	}
+	<-obstacle.there
+	r.log.expect(t, "stands still")
+	m.drain()
+	r.log.clear()
+	r.log.expect(t, "stands still") // once more
+	if said := m.drain(); slices.Contains(said, "WATCHDOG=1") {
+		t.Errorf("the daemon says %q", said)
+	}
+	close(obstacle.gone)
+	m.expect(t, "WATCHDOG=1")
+}
+
+// obstacle is a log that holds up the first one with a certain message.
+type obstacle struct {
+	slog.Handler
+	message     string
+	once        sync.Once
+	there, gone chan struct{}
+}
+
+func (o *obstacle) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == o.message {
+		o.once.Do(func() {
+			close(o.there)
+			<-o.gone
+		})
+	}
+	return o.Handler.Handle(ctx, r)
+}
+
+func TestStatusIsKeptUpToDate(t *testing.T) {
+	was := statusEvery
+	statusEvery = 20 * time.Millisecond
+	t.Cleanup(func() { statusEvery = was }) // after the daemon has ended
+	m := newManager(t)
+	r := start(t)
+	m.expect(t, "READY=1")
+	r.open("a")
+	r.open("b")
+	for said := ""; !strings.HasPrefix(said, "STATUS=2 clients, 2 channels, "); {
+		select {
+		case said = <-m.said:
+		case <-time.After(patience):
+			t.Fatalf("the last status is %q", said)
+		}
 	}
 }
 

@@ -12,9 +12,7 @@ import (
 // reloadWith sends SIGHUP and waits until the log says how it went.
 func (r *running) reloadWith(outcome string, reload func() (Config, error)) {
 	r.t.Helper()
-	r.log.mu.Lock()
-	r.log.text.Reset()
-	r.log.mu.Unlock()
+	r.log.clear()
 	r.reload = reload
 	r.signals <- syscall.SIGHUP
 	r.log.expect(r.t, outcome)

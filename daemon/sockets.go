@@ -19,9 +19,9 @@ import (
 // bound before it starts.
 //
 // There can be several WebSocket sockets either way: nginx runs out of ports to one address at about 28,000 clients. From
-// systemd there is one socket for publishers and one for datagrams, because publishers are told one path, and a second unit
-// with the same FileDescriptorName= is a mistake. By hand there can be several (--publish is repeatable), for instance one that
-// a container sees.
+// systemd there is one socket for publishers and one for datagrams, because publishers are told one path, and a second
+// unit with the same FileDescriptorName= is a mistake. By hand there can be several (--publish is repeatable), for
+// instance one that a container sees.
 type Sockets struct {
 	WebSocket []*os.File          // stream listeners, TCP or Unix-domain
 	Publish   []*net.UnixListener // Unix-domain stream listeners

@@ -286,7 +286,9 @@ func TestHelp(t *testing.T) {
 // A shell with LISTEN_PID= as systemd sets it: the process that it becomes.
 func TestSocketsFromSystemd(t *testing.T) {
 	dir := t.TempDir()
-	websocket, err := net.Listen("tcp", "127.0.0.1:0")
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // Go's default is a socket that wscastd refuses
+	websocket, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,17 +330,30 @@ func TestSocketsFromSystemd(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	c, err := ipc.Dial(filepath.Join(dir, "publish.sock"))
-	if err == nil {
-		_, err = c.Publish("default", []byte("hello")) // waits in the socket until it serves
-		c.Close()
-	}
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
-	err = errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait())
-	if err != nil || strings.Contains(log.String(), "demo page") {
-		t.Errorf("%v\n%s", err, log.String())
+	published := make(chan error, 1)
+	go func() {
+		_, err := c.Publish("default", []byte("hello")) // waits in the socket until it is served
+		published <- err
+	}()
+	select {
+	case err := <-published:
+		if err := errors.Join(err, cmd.Process.Signal(syscall.SIGTERM), <-ended); err != nil {
+			t.Errorf("%v\n%s", err, log.String())
+		}
+		c.Close()
+	case err := <-ended:
+		c.Close()
+		<-published
+		t.Fatalf("it ends before it has served: %v\n%s", err, log.String())
+	}
+	if strings.Contains(log.String(), "demo page") {
+		t.Errorf("it welcomes a person, who is not there:\n%s", log.String())
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "publish.sock")); err != nil { // it is the socket unit's
 		t.Error(err)

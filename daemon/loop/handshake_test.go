@@ -111,7 +111,7 @@ func TestRequestInTime(t *testing.T) {
 func TestFirstClientAfterALongTime(t *testing.T) {
 	config := patient
 	config.HandshakeTimeout = patienceOfTests * 10
-	r := start(t, with(config))
+	r := start(t, with(config)).byHand()
 	r.loops.ticks.Add(1 << 20)
 	c := r.dial()
 	r.until("in", func(s Stats) bool { return s.Clients == 1 })

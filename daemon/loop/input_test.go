@@ -261,7 +261,7 @@ func TestFloods(t *testing.T) {
 			})
 		}
 		c := connect(r).join("news")
-		for i := range 200 {
+		for i := range 50 {
 			r.publish("news", fmt.Sprint(i))
 			c.expectText(fmt.Sprint(i))
 			c.send(masked(pingOp, "1"), masked(pingOp, "2"))

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -43,7 +44,7 @@ type loop struct {
 	rests    map[uint64][]byte // by sequence number, in sweep: frames that some client has half of
 	count    Stats
 	ending   *ending
-	served   uint64 // what the log had below it before this turn has been delivered
+	served   uint64 // the log's edge before this turn took the news: what is below it has been delivered
 
 	// Room to work in, used again and again.
 	scratch []byte
@@ -125,6 +126,9 @@ func (l *loop) serve() {
 // nothing.
 func (l *loop) wait() {
 	if l.ready = epollWait(l.epfd, l.events[:]); l.ready > 0 || len(l.again) > 0 {
+		// Raw system calls do not tell the scheduler: a loop that is never idle would keep publishers waiting until it
+		// is preempted.
+		runtime.Gosched()
 		return
 	}
 	l.asleep.Store(true)
@@ -196,11 +200,16 @@ func (l *loop) turn() {
 	}
 	l.sweep()
 
+	l.show()
+	l.turns.Add(1)
+}
+
+// show lets others see how the loop stands.
+func (l *loop) show() {
 	l.mu.Lock()
 	l.shown = l.count
 	l.load.Store(int64(l.count.Clients) + int64(len(l.newcomers)))
 	l.mu.Unlock()
-	l.turns.Add(1)
 }
 
 // configure takes a configuration into use. Ticks that have another length now are not comparable with those that were
@@ -218,9 +227,7 @@ func (l *loop) configure(config *Config) {
 
 // deliverNews delivers what has come into the log up to now.
 func (l *loop) deliverNews() {
-	// A message is in the log a moment before its channel has news (msglog.Log.Append): the newest one may not be
-	// among them yet. All before it are.
-	l.served = l.store.Head()
+	l.served = l.store.Edge() // all messages below it are among the news, or have been
 	l.news = l.reader.News(l.news[:0])
 	for _, ch := range l.news {
 		if id := int(ch.ID()); id < len(l.channels) && l.channels[id] != nil && l.channels[id].ch == ch {
@@ -389,5 +396,6 @@ func (l *loop) ended() bool {
 		}
 	}
 	l.reader.Release(msglog.Gone)
+	l.show()
 	return true
 }

@@ -114,6 +114,7 @@ type rig struct {
 	address string
 	door    *door
 	config  Config
+	own     []*wire // that the rig has opened for itself
 	stopped bool
 }
 
@@ -179,7 +180,9 @@ func (r *rig) busy() (leave func()) {
 	entered, left := newSignal(), newSignal()
 	r.Cleanup(left.give) // when the test has failed
 	r.door.inside <- func() { entered.give(); left.wait(r, "the loop may go on") }
-	r.pair(0).send(request("no/inside"))
+	c := r.pair(0)
+	r.own = append(r.own, c)
+	c.send(request("no/inside"))
 	entered.wait(r, "a turn")
 	return left.give
 }

@@ -11,14 +11,13 @@ const SlowReason = "slow: the log has moved on"
 
 // sweep looks after the edge of the log: clients that need messages below it are slow, and when they are dealt with
 // the log may overwrite those messages. Only two kinds of clients can need them, the blocked ones and those that are
-// so far behind that they are served in several turns: all others have got in this turn what was below l.served. The
-// log can have grown so much during the turn that its edge is above that (large messages, after many small ones have
-// used up its entries); then the rest is left for the next turn, which comes at once.
+// so far behind that they are served in several turns: all others have got in this turn what was below the edge when
+// it began. If the edge has moved meanwhile, the rest is left for the next turn, which comes at once.
 func (l *loop) sweep() {
 	if l.reader.Released() {
 		return
 	}
-	edge := min(l.store.Edge(), l.served)
+	edge := l.served
 	for _, c := range l.again {
 		// Nobody is added to the list meanwhile: who is closed here is on it.
 		if c.flags&again != 0 && c.state == open && c.block == 0 {

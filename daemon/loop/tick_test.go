@@ -9,12 +9,20 @@ import (
 	"wscast/daemon/frame"
 )
 
-// pinging is a configuration whose clock is turned by hand: pings after 5 ticks, of which none comes of itself.
+// pinging is a configuration with pings after 5 ticks.
 var pinging = Config{
-	Ping: time.Hour, HandshakeTimeout: time.Hour, CloseTimeout: time.Hour, MaxMessage: MaxMessage,
+	Ping: 25 * time.Second, HandshakeTimeout: time.Hour, CloseTimeout: time.Hour, MaxMessage: MaxMessage,
 }
 
-// ticks turns the clock of a rig on, one tick at a time.
+var pingTicks = int(pinging.pingTicks())
+
+// byHand stops the clock of the loops: only tick turns it on.
+func (r *rig) byHand() *rig {
+	r.loops.retick <- 1000 * time.Hour
+	return r
+}
+
+// tick turns the clock on, one tick at a time.
 func (r *rig) tick(n int) {
 	r.Helper()
 	for range n {
@@ -23,12 +31,9 @@ func (r *rig) tick(n int) {
 	}
 }
 
-// pingTicks is how many ticks there are in a ping interval of pinging.
-var pingTicks = int(pinging.pingTicks())
-
 func TestSilentClientIsPinged(t *testing.T) {
 	everyway(t, func(t *testing.T, connect func(*rig) *wire) {
-		r := start(t, with(pinging))
+		r := start(t, with(pinging)).byHand()
 		c := connect(r).join("news")
 		for range 5 { // the answer keeps it
 			r.tick(pingTicks)
@@ -40,6 +45,7 @@ func TestSilentClientIsPinged(t *testing.T) {
 		c.expectFrame(frame.Ping, "")
 		r.until("there", func(s Stats) bool { return s.Clients == 1 && s.Pings == 6 })
 		r.tick(pingTicks + 1)
+		c.expectFrame(frame.Ping, "") // for the proxy
 		c.expectEnd()
 		r.until("gone", func(s Stats) bool { return s.Clients == 0 && s.TimedOut == 1 && s.Closed[closeAbnormal] == 1 })
 	})
@@ -47,7 +53,7 @@ func TestSilentClientIsPinged(t *testing.T) {
 
 // Anything that comes is a sign of life, but a proxy wants something to come from us as well (nginx: proxy_read_timeout).
 func TestClientThatIsSentNothingIsPinged(t *testing.T) {
-	r := start(t, with(pinging))
+	r := start(t, with(pinging)).byHand()
 	c := r.dial().join("news")
 	for range 3 * pingTicks {
 		c.send(masked(text, "I talk"))
@@ -62,7 +68,7 @@ func TestClientThatIsSentNothingIsPinged(t *testing.T) {
 
 // Deliveries are no sign of life of the one who gets them.
 func TestSilentClientThatIsSentMessagesIsPinged(t *testing.T) {
-	r := start(t, with(pinging))
+	r := start(t, with(pinging)).byHand()
 	c := r.dial().join("news")
 	for range pingTicks {
 		r.publish("news", "x")
@@ -75,7 +81,7 @@ func TestSilentClientThatIsSentMessagesIsPinged(t *testing.T) {
 func TestNoPings(t *testing.T) {
 	config := pinging
 	config.Ping = 0
-	r := start(t, with(config))
+	r := start(t, with(config)).byHand()
 	c := r.dial().join("news")
 	r.tick(5 * pingTicks)
 	r.publish("news", "x")
@@ -84,7 +90,7 @@ func TestNoPings(t *testing.T) {
 
 // What is not read is not pinged: nothing would reach it. When nothing moves in either direction it is given up.
 func TestBlockedClientAndTheClock(t *testing.T) {
-	r := start(t, with(pinging), loopsOf(1))
+	r := start(t, with(pinging), loopsOf(1)).byHand()
 	reader, silent := r.pair(1).join("news"), r.pair(1).join("news")
 	r.publish("news", strings.Repeat("x", 100_000))
 	r.until("blocked", func(s Stats) bool { return s.Blocked == 2 })
@@ -107,19 +113,22 @@ func TestOtherSideDoesNotClose(t *testing.T) {
 
 // A configuration with longer ticks: what was counted in the short ones means nothing any more.
 func TestTicksChangeTheirLength(t *testing.T) {
-	r := start(t, with(pinging), loopsOf(1))
+	r := start(t, with(pinging), loopsOf(1)).byHand()
 	c := r.dial().join("news")
 	r.tick(pingTicks)
 	c.expectFrame(frame.Ping, "")
 	r.tick(pingTicks) // one more and it is gone
+	c.expectFrame(frame.Ping, "")
 	config := pinging
 	config.HandshakeTimeout = time.Second
 	if config.tick() == pinging.tick() {
 		t.Fatal("the same ticks")
 	}
 	r.loops.Configure(config)
+	r.turned()
 	r.loops.Configure(pinging)
 	r.turned()
+	r.byHand().tick(1)
 	c.send(masked(pingOp, "here"))
 	c.expectFrame(frame.Pong, "here")
 }

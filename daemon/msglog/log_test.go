@@ -92,6 +92,36 @@ func TestAppendRefuses(t *testing.T) {
 	appendTo(t, l, []byte(strings.Repeat("n", MaxName)), nil)
 }
 
+// The log is filled to the last byte, and to the last entry, and no further.
+func TestFull(t *testing.T) {
+	const eighth = MinSize / reserve
+	l := small(t)
+	r := reader(t, l)
+	message := make([]byte, eighth-frame.MaxHeader)
+	usage := func(messages, bytes uint64) {
+		t.Helper()
+		if u := l.Usage(); u.Messages != messages || u.Bytes != bytes {
+			t.Fatalf("%d messages, %d bytes; want %d, %d", u.Messages, u.Bytes, messages, bytes)
+		}
+	}
+	for range 7 {
+		appendTo(t, l, []byte("news"), message)
+	}
+	r.Release(Gone)
+	appendTo(t, l, []byte("news"), message[1:])
+	usage(8, MinSize-1)
+	appendTo(t, l, []byte("news"), nil) // a byte more than there is place for
+	usage(8, MinSize-1-eighth+2)
+	appendTo(t, l, []byte("news"), message[1:])
+	usage(9, MinSize)
+	for range MinSize / bytesPerEntry {
+		appendTo(t, l, []byte("news"), nil)
+	}
+	usage(MinSize/bytesPerEntry, 2*MinSize/bytesPerEntry)
+	appendTo(t, l, []byte("news"), nil)
+	usage(MinSize/bytesPerEntry, 2*MinSize/bytesPerEntry)
+}
+
 // Messages 1 to 7 of the channels a a b a b b a: what lies next to each other goes in one slice.
 func TestRun(t *testing.T) {
 	l := small(t)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"wscast/daemon/frame"
@@ -388,13 +389,22 @@ func TestQuiet(t *testing.T) {
 	finish(t, &done)
 }
 
-// The same with one channel and as exactly as it goes: its message is appended when its last one is the oldest in the log, and
-// read while the log goes on.
-func TestQuietExactly(t *testing.T) {
+// tiny is a log with a small index, so that it goes round often.
+func tiny(t testing.TB, entries int) *Log {
+	t.Helper()
 	l := small(t)
+	l.m.index = l.m.index[:entries]
+	l.nudgeLocked() // the steps are those of the small index
+	return l
+}
+
+// The same with one channel and an index of 32 entries, so that it happens all the time: the message is appended when the
+// channel's last one is about to be overwritten, and read while the log goes on.
+func TestQuietExactly(t *testing.T) {
+	const messages, entries = 20000, 32
+	l := tiny(t, entries)
 	r, woken := ringing(t, l)
 	c := &reading{newClient(t, r, "quiet"), map[uint32]uint64{}}
-	const messages = 200
 	var done sync.WaitGroup
 	done.Go(func() { serve(t, l, r, woken, []*reading{c}, messages, 1) })
 	done.Go(func() {
@@ -404,8 +414,7 @@ func TestQuietExactly(t *testing.T) {
 			if _, err := l.Append([]byte("quiet"), buf, frame.Binary); err != nil {
 				t.Error(err)
 			}
-			last := l.Head()
-			for l.m.head.tail.Load() != last+n%8-min(last, 4) && l.Head() < last+MinSize/bytesPerEntry+n%8-4 {
+			for range entries - 5 + n%7 {
 				if _, err := l.Append([]byte("busy"), nil, frame.Text); err != nil {
 					t.Error(err)
 				}
@@ -413,6 +422,94 @@ func TestQuietExactly(t *testing.T) {
 		}
 	})
 	finish(t, &done)
+}
+
+// Next for the client of a quiet channel while the message at its cursor is overwritten: the answer never changes.
+func TestNextWhileOverwritten(t *testing.T) {
+	const rounds, entries = 20000, 32
+	l := tiny(t, entries)
+	r := reader(t, l)
+	ch, cursor := join(t, r, "quiet")
+	name, busy := []byte("quiet"), []byte("busy")
+	ask := make(chan uint64)
+	answered := make(chan bool)
+	var over atomic.Uint64 // the round whose message is overwritten
+	go func() {
+		defer close(answered)
+		for round := range ask {
+			right := true
+			want := ch.Last()
+			for at, last := cursor, false; right && !last; {
+				last = over.Load() == round
+				seq, ok := r.Next(ch, at)
+				right = ok && seq == want
+			}
+			answered <- right
+		}
+	}()
+	for round := range uint64(rounds) {
+		r.News(nil)
+		r.Release(l.Edge())
+		appendTo(t, l, name, nil)
+		cursor = l.Head()
+		for range entries - 2 {
+			appendTo(t, l, busy, nil)
+			r.News(nil)
+			r.Release(l.Edge())
+		}
+		appendTo(t, l, name, nil) // the entry at the cursor is the next one to be overwritten
+		if l.m.head.tail.Load() != cursor || r.floor.Load() <= cursor {
+			t.Fatal("tail", l.m.head.tail.Load(), "floor", r.floor.Load(), "cursor", cursor)
+		}
+		ask <- round + 1
+		for range 3 {
+			appendTo(t, l, busy, nil)
+		}
+		over.Store(round + 1)
+		if !<-answered {
+			t.Fatalf("round %d: Next has missed message %d after %d", round, ch.Last(), cursor)
+		}
+	}
+	close(ask)
+	<-answered
+}
+
+// Messages of all sizes for a reader that comes round when it is woken, and only then: appending never gets stuck.
+func TestEdge(t *testing.T) {
+	l := small(t)
+	r, woken := ringing(t, l)
+	var reading, writing sync.WaitGroup
+	stop := make(chan struct{})
+	reading.Go(func() {
+		for {
+			select {
+			case <-woken:
+				r.News(nil)
+				r.Release(l.Edge())
+			case <-stop:
+				return
+			}
+		}
+	})
+	writing.Go(func() {
+		random := rand.New(rand.NewPCG(1, 1))
+		message := make([]byte, MinSize/reserve-frame.MaxHeader)
+		for range 3000 {
+			size := len(message)
+			if random.IntN(3) > 0 {
+				size = random.IntN(size)
+			}
+			if random.IntN(3) > 0 {
+				size %= 1000
+			}
+			if _, err := l.Append([]byte("news"), message[:size], frame.Binary); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	finish(t, &writing)
+	close(stop)
+	finish(t, &reading)
 }
 
 // A writer that sends one message and waits for it: no wake-up is lost.

@@ -1,0 +1,15 @@
+package booted_test
+
+import (
+	"os"
+	"testing"
+
+	"wscast/test/booted"
+	"wscast/test/harness"
+)
+
+func TestMain(m *testing.M) {
+	code := harness.Main(m)
+	booted.RemoveLayers()
+	os.Exit(code)
+}
