@@ -23,6 +23,10 @@ const (
 	// the connection up (TCP_USER_TIMEOUT): above the retransmissions of a short outage, below what a dead peer
 	// should cost.
 	userTimeout = 30 * time.Second
+	// receiveBuffer is SO_RCVBUF, in bytes. The beginning of a frame that is left in a TCP socket keeps the whole
+	// segment there that it came in, 64 KiB on loopback, and with the kernel's own 128 KiB no window is left for the
+	// end of the frame. Only what is unread takes memory. Below net.core.rmem_max, 208 KiB by default.
+	receiveBuffer = 6 * MaxMessage
 )
 
 // listener is a listening stream socket.
@@ -45,7 +49,8 @@ func (g *Loops) Serve(file *os.File) error {
 		domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err == nil && domain != unix.AF_UNIX {
 			// A frame goes out when it is written.
-			err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond)))
 		}
 		set = err

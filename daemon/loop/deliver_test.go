@@ -68,8 +68,9 @@ func (w *wire) expectNumbered(channel string, from, to int) error {
 	return nil
 }
 
-// Clients over both kinds of sockets, some with small buffers: each gets every message of its channel exactly once and in
-// order, and some leave in the middle of it. The publishers keep to what the clients take, as otherwise they are slow.
+// Clients over both kinds of sockets, some with small buffers: each gets every message of its channel exactly once
+// and in order, and some leave in the middle of it. The publishers keep to what the clients take, as otherwise they
+// are slow.
 func TestExactlyOnce(t *testing.T) {
 	const (
 		clients  = 200

@@ -236,7 +236,8 @@ func TestPingsOfAClientThatDoesNotRead(t *testing.T) {
 	c.expectText("on")
 }
 
-// Clients that flood are read in portions, and deliveries go on in between. Every ping of a moderate number is answered.
+// Clients that flood are read in portions, and deliveries go on in between. Every ping of a moderate number is
+// answered.
 func TestFloods(t *testing.T) {
 	everyway(t, func(t *testing.T, connect func(*rig) *wire) {
 		r := start(t, loopsOf(1))

@@ -150,6 +150,9 @@ func start(t testing.TB, settings ...setting) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if r.config.tick() == longestTick {
+		r.byHand() // what is lost must not be found again at the next tick
+	}
 	t.Cleanup(func() {
 		if !r.stopped {
 			ctx, cancel := context.WithCancel(context.Background())

@@ -27,8 +27,8 @@ func (r *rig) publishUntilSlow(n uint64, others ...*wire) {
 	}
 }
 
-// A client that does not read is closed when the log has moved on. The frame that it has half of is completed, then comes
-// the close frame. It delays nobody.
+// A client that does not read is closed when the log has moved on. The frame that it has half of is completed, then
+// comes the close frame. It delays nobody.
 func TestSlowClientIsClosed(t *testing.T) {
 	r := start(t)
 	slow, quick := r.pair(1).join("news"), r.dial().join("news")
@@ -117,8 +117,8 @@ func TestQuietChannelIsNotSlow(t *testing.T) {
 	slow.Close()
 }
 
-// A client that is served in several turns is not blocked when the log moves on, and has to be dealt with all the same:
-// what it is sent must never be what has been overwritten.
+// A client that is served in several turns is not blocked when the log moves on, and has to be dealt with all the
+// same: what it is sent must never be what has been overwritten.
 func TestFarBehindWhenTheLogMovesOn(t *testing.T) {
 	for name, config := range map[string]Config{"close": patient, "skip": skipping} {
 		t.Run(name, func(t *testing.T) {

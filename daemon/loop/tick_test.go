@@ -51,7 +51,8 @@ func TestSilentClientIsPinged(t *testing.T) {
 	})
 }
 
-// Anything that comes is a sign of life, but a proxy wants something to come from us as well (nginx: proxy_read_timeout).
+// Anything that comes is a sign of life, but a proxy wants something to come from us as well (nginx:
+// proxy_read_timeout).
 func TestClientThatIsSentNothingIsPinged(t *testing.T) {
 	r := start(t, with(pinging)).byHand()
 	c := r.dial().join("news")

@@ -28,14 +28,20 @@
 //
 // # Reading
 //
-// A Reader stands for one event loop, and reads without a lock. It promises not to look at entries below its floor, and
+// A Reader stands for one event loop, and reads without a lock. It promises not to give out entries below its floor, and
 // Append does not overwrite anything at or above the lowest floor: where it would have to, it waits until the readers
 // have raised theirs. A reader raises its floor to Log.Edge between two rounds, and deals with clients that still
-// need older messages (they are slow) before it does. The edge lies an eighth of the log above its tail, so appending
+// need older messages (they are slow) before it does. It gets no further than to the edge as it was when it took the
+// news of that round: what came later it has not served. The edge lies an eighth of the log above its tail, so appending
 // waits only for a loop that has not come round while an eighth of the log was written, and never for a client.
 //
 // A Follower is a local process that reads along. It copies, checks afterwards that what it copied was not overwritten
 // meanwhile, and is told ErrBehind if it was. It holds nobody up.
+//
+// # Failure
+//
+// Append refuses what has no place and changes nothing then, except that room may have been made. Open refuses a damaged
+// log as a whole; what is not checked (times, payloads) is not noticed. A reader that never comes round stops all publishers.
 //
 // # Locks
 //
