@@ -9,7 +9,7 @@ import (
 	"wscast/test/harness"
 )
 
-// hammer does things over and over, each in a goroutine of its own, until it is stopped or one fails.
+// hammer does things over and over, each in a goroutine of its own, until it is stopped. A failure is kept and the next try follows.
 type hammer struct {
 	stopped chan struct{}
 	workers sync.WaitGroup
@@ -19,6 +19,9 @@ type hammer struct {
 	changed chan struct{}  // closed by the next success or failure
 	errs    []error
 }
+
+// mostErrors keeps a server that refuses everything from filling the memory.
+const mostErrors = 100
 
 func newHammer() *hammer {
 	return &hammer{stopped: make(chan struct{}), count: map[string]int{}, changed: make(chan struct{})}
@@ -36,7 +39,7 @@ func (h *hammer) start(kind string, do func() error) {
 			err := do()
 			h.mu.Lock()
 			if err != nil {
-				h.errs = append(h.errs, fmt.Errorf("%s, after %d: %w", kind, h.count[kind], err))
+				h.errs = append(h.errs[:min(len(h.errs), mostErrors)], fmt.Errorf("%s, after %d: %w", kind, h.count[kind], err))
 			} else {
 				h.count[kind]++
 			}
@@ -47,7 +50,7 @@ func (h *hammer) start(kind string, do func() error) {
 	})
 }
 
-// await returns when n more of each kind have succeeded, or something has failed.
+// await returns when n more of each kind have succeeded.
 func (h *hammer) await(t *testing.T, n int, kinds ...string) {
 	t.Helper()
 	timer := time.NewTimer(harness.Patience)
@@ -62,15 +65,17 @@ func (h *hammer) await(t *testing.T, n int, kinds ...string) {
 			}
 			done = done && h.count[kind] >= want[kind]
 		}
-		changed, failed := h.changed, len(h.errs) > 0
+		changed := h.changed
 		h.mu.Unlock()
-		if done || failed {
+		if done {
 			return
 		}
 		select {
 		case <-changed:
 		case <-timer.C:
-			t.Fatalf("not %d more of each of %q in %v", n, kinds, harness.Patience)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			t.Fatalf("not %d more of each of %q in %v; errors: %v", n, kinds, harness.Patience, h.errs)
 		}
 	}
 }
