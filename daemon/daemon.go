@@ -38,7 +38,8 @@ type Daemon struct {
 	reload  func() (Config, error)
 	config  atomic.Pointer[Config]
 
-	store      *msglog.Log
+	survival   *survival
+	store      *msglog.Log // survival.log
 	loops      *loop.Loops
 	handshaker *handshaker
 	server     *ipc.Server
@@ -60,11 +61,12 @@ func New(o Options) (*Daemon, error) {
 	if _, publish := o.Sockets.Addresses(); len(publish) > 0 {
 		d.handshaker.publish = publish[0]
 	}
-	store, err := msglog.Create(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
+	s, err := takeOver(&o)
+	d.sockets = o.Sockets
 	if err != nil {
 		return nil, errors.Join(err, d.sockets.Close())
 	}
-	d.store = store
+	d.survival, d.store = s, s.log
 	d.server = &ipc.Server{
 		Broker: d, Log: o.Log, Version: o.Version,
 		ReplyTimeout: time.Duration(o.Config.Publish.ReplyTimeout), MaxConns: o.Config.Publish.MaxConnections,
@@ -73,8 +75,8 @@ func New(o Options) (*Daemon, error) {
 	if n == 0 {
 		n = min(runtime.GOMAXPROCS(0), msglog.MaxReaders)
 	}
-	if d.loops, err = loop.New(store, n, d.handshaker, o.Config.loopConfig(), o.Log); err != nil {
-		return nil, errors.Join(err, store.Close(), d.sockets.Close())
+	if d.loops, err = loop.New(s.log, s.keep, n, d.handshaker, o.Config.loopConfig(), o.Log); err != nil {
+		return nil, errors.Join(err, s.close(), d.sockets.Close())
 	}
 	d.rates.Store(&rates{at: time.Now()})
 	d.apply(&o.Config)
@@ -93,6 +95,7 @@ func (d *Daemon) apply(c *Config) {
 
 // Run serves until SIGTERM or SIGINT comes over signals, or a listening socket fails. SIGHUP reloads the configuration.
 func (d *Daemon) Run(signals <-chan os.Signal) error {
+	d.survival.adopt(d.loops, d.log)
 	failed := make(chan error, len(d.sockets.Publish)+len(d.sockets.Datagrams))
 	err := d.serve(failed)
 	if err == nil {
@@ -136,9 +139,13 @@ func (d *Daemon) wait(signals <-chan os.Signal, failed <-chan error) error {
 		watchdog = t.C
 		d.loops.Turning() // the first question, to be answered at the first tick
 	}
+	lived := time.NewTimer(trusted)
+	defer lived.Stop()
 	shown := ""
 	for {
 		select {
+		case <-lived.C:
+			d.survival.keep.Table.Lived()
 		case s := <-signals:
 			if s != syscall.SIGHUP {
 				d.log.Info("stopping", "signal", s)
@@ -193,16 +200,32 @@ func (d *Daemon) notReloaded(err error) {
 	d.log.Error("the configuration was not reloaded, nothing has changed", "error", text, "hint", hint)
 }
 
-// stop ends everything in the order of a message's way, so that what is published is still delivered.
+// stop ends everything in the order of a message's way, so that what is published is still delivered. With an heir to
+// come no client is closed, and nothing more is written to them either: the heir goes on.
 func (d *Daemon) stop() error {
+	code, reason := uint16(frame.CloseServiceRestart), loop.RestartReason
+	heir := d.survival.off == ""
+	if heir {
+		stop, err := forGood()
+		if err != nil {
+			d.log.Warn("cannot ask systemd whether this is a restart: it is taken for one", "error", err)
+		}
+		if stop {
+			heir, code, reason = false, frame.CloseGoingAway, "the server stops"
+		}
+	}
 	d.notify.stopping()
 	d.loops.StopAccepting()
 	err := d.server.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-	defer cancel()
-	// 1012 and not 1001: they are to come back.
-	d.loops.Close(ctx, frame.CloseServiceRestart, "service restart")
-	return errors.Join(err, d.store.Close(), d.sockets.Close())
+	if heir {
+		d.loops.Suspend()
+		d.survival.keep.Table.Lived()
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		defer cancel()
+		d.loops.Close(ctx, code, reason)
+	}
+	return errors.Join(err, d.survival.close(), d.sockets.Close())
 }
 
 // Welcome is what a person who has started the daemon in a terminal wants to know: where the demo page is, if it is served

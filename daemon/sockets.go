@@ -13,6 +13,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/survive"
 )
 
 // Sockets are what the daemon serves on. It never opens one itself once it runs: they come from systemd by name, or are
@@ -27,7 +29,8 @@ type Sockets struct {
 	Publish   []*net.UnixListener // Unix-domain stream listeners
 	Datagrams []*net.UnixConn     // Unix-domain datagram sockets
 
-	paths []string // of Unix-domain sockets that were bound here, removed by Close
+	stored []*os.File // not sockets to serve on, but what an earlier process has left with systemd
+	paths  []string   // of Unix-domain sockets that were bound here, removed by Close
 }
 
 // Names of sockets: FileDescriptorName= of the socket units.
@@ -76,6 +79,10 @@ func doubled(name string) error {
 }
 
 func (s *Sockets) adopt(f *os.File) error {
+	switch name := f.Name(); {
+	case name == logName, name == survive.TableName, name == survive.ProbeName, survive.IsSegment(name):
+		return s.keep(f)
+	}
 	k, address, err := examine(f)
 	if err != nil {
 		return fmt.Errorf("it is no socket: %w", err)
@@ -125,6 +132,15 @@ func (s *Sockets) adopt(f *os.File) error {
 		return fmt.Errorf("unknown name: FileDescriptorName= is %q, %q or %q", nameWebSocket, namePublish, nameDatagrams)
 	}
 	return nil
+}
+
+// keep takes a descriptor from the fd store.
+func (s *Sockets) keep(f *os.File) error {
+	file, err := duplicate(f, f.Name())
+	if err == nil {
+		s.stored = append(s.stored, file)
+	}
+	return err
 }
 
 // kind of a socket.
@@ -374,6 +390,9 @@ func (s *Sockets) Close() error {
 	}
 	for _, path := range s.paths {
 		errs = append(errs, os.Remove(path))
+	}
+	for _, f := range s.stored {
+		errs = append(errs, f.Close())
 	}
 	*s = Sockets{}
 	return errors.Join(slices.DeleteFunc(errs, func(err error) bool {

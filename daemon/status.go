@@ -38,7 +38,7 @@ func (d *Daemon) status() string {
 	u, s := d.store.Usage(), d.loops.Stats()
 	r := d.measure(u.Published, s.Deliveries)
 	return fmt.Sprintf("%d clients, %d channels, %.0f messages/s in, %.0f messages/s out",
-		s.Clients-s.Opening-s.Closing, u.Channels, r.perSecond.messages, r.perSecond.deliveries)
+		s.Clients-s.Opening-s.Closing, u.Channels, r.perSecond.messages, r.perSecond.deliveries) + d.survival.status()
 }
 
 // Info implements ipc.Broker: what INFO and wscast status say.
@@ -67,6 +67,7 @@ func (d *Daemon) Info() []ipc.Section {
 		stats.Fields = append(stats.Fields, ipc.Field{Key: "closed_" + loop.CloseClasses[i], Value: count(n)})
 	}
 	return []ipc.Section{
+		d.survival.info(&s),
 		{Name: "Clients", Fields: []ipc.Field{
 			{Key: "connected_clients", Value: count(s.Clients - s.Opening - s.Closing)},
 			{Key: "opening", Value: count(s.Opening)},

@@ -34,6 +34,8 @@ type listener struct {
 	file *os.File
 	raw  syscall.RawConn
 	done chan struct{}
+
+	uncounted bool // Unix-domain
 }
 
 // Serve accepts the connections of a listening stream socket until StopAccepting is called. The file has to be
@@ -45,8 +47,10 @@ func (g *Loops) Serve(file *os.File) error {
 		return err
 	}
 	var set error
+	var domain int
 	err = raw.Control(func(fd uintptr) {
-		domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		var err error
+		domain, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err == nil && domain != unix.AF_UNIX {
 			// A frame goes out when it is written.
 			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer),
@@ -58,7 +62,7 @@ func (g *Loops) Serve(file *os.File) error {
 	if err = errors.Join(err, set); err != nil {
 		return fmt.Errorf("%s: setting socket options: %w", file.Name(), err)
 	}
-	ln := &listener{file: file, raw: raw, done: make(chan struct{})}
+	ln := &listener{file: file, raw: raw, uncounted: domain == unix.AF_UNIX, done: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -94,7 +98,7 @@ func (g *Loops) accept(ln *listener) {
 			return len(fds) > 0 || errno != unix.EAGAIN
 		})
 		for _, fd := range fds {
-			g.Add(fd)
+			g.add(newcomer{fd: fd, uncounted: ln.uncounted})
 		}
 		select {
 		case <-ln.done:

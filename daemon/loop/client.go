@@ -8,6 +8,7 @@ import (
 
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
 // client is one connection.
@@ -30,11 +31,16 @@ type client struct {
 	gen  uint32 // of the slot: with it a late event of an earlier client is told apart
 
 	// Where it stands in the log. cursor is the last message that is out as a whole, off the bytes that are out of the
-	// one after it. in is where it stands in what it sends us.
-	off    uint32
-	cursor uint64
-	in     frame.Parser
-	subs   *subscribers // nil before it is open
+	// one after it, base the bytes that had been written to the socket before that one. in is where it stands in what
+	// it sends us, received how many bytes of it are done with. record has what an heir needs to know of that (stand).
+	off      uint32
+	slotted  uint32 // slot of the record
+	cursor   uint64
+	base     uint64
+	in       frame.Parser
+	received uint64
+	record   *survive.Record
+	subs     *subscribers // nil before it is open
 
 	// pending goes out before anything more from the log, except the rest of a frame that is half out (off > 0).
 	// A client that has pending bytes, or off > 0, is blocked between two calls of flush.
@@ -60,12 +66,14 @@ const (
 type flags uint8
 
 const (
-	pinged  flags = 1 << iota // a ping is out that nothing has come back for
-	shut                      // our side is shut down
-	again                     // on the list loop.again
-	over                      // their side is closed, as far as epoll has told
-	partial                   // the beginning of a frame is in the socket
-	held                      // the beginning of a frame is in loop.held
+	pinged    flags = 1 << iota // a ping is out that nothing has come back for
+	shut                        // our side is shut down
+	again                       // on the list loop.again
+	over                        // their side is closed, as far as epoll has told
+	partial                     // the beginning of a frame is in the socket
+	held                        // the beginning of a frame is in loop.held
+	awaited                     // closing: their close frame is to come
+	uncounted                   // a Unix-domain socket, of which the kernel does not count the bytes
 )
 
 // pending are bytes for one client alone: the answer to its handshake, control frames, the rest of a frame that has
@@ -75,7 +83,11 @@ type pending struct {
 	rest  []byte // of a frame that is half out; shared between clients, not to be written
 	bytes []byte // to be sent after rest; perhaps shared too: appending copies
 	pong  int    // bytes[pong:] are pongs, none of them half out, that newer ones replace; -1: none
+	out   int    // bytes of all that was pending that are out already
+	noted int    // how many of them, and of what is to come, the client's record knows
 }
+
+func (p *pending) left() int { return len(p.rest) + len(p.bytes) }
 
 // subscribers are a loop's clients of one channel.
 type subscribers struct {
@@ -116,21 +128,61 @@ func (s *slab) give(c *client) {
 	s.free = append(s.free, c.slot)
 }
 
-// add takes a connection in. The descriptor is the loop's from here on, also when it cannot be used. A loop that is
-// coming to its end refuses it: the others have been told good-bye already.
-func (l *loop) add(fd int) {
-	c := l.slab.take()
-	c.fd, c.heard, c.told = int32(fd), l.tick, l.tick
-	l.count.Clients++
-	l.count.Opening++
-	event := unix.EpollEvent{Events: eventsIdle, Fd: int32(c.slot), Pad: int32(c.gen)}
-	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
-		l.drop(c, "epoll: "+err.Error()) // out of memory, or over fs.epoll.max_user_watches
+// newcomer is a connection on its way into a loop.
+type newcomer struct {
+	fd        int
+	uncounted bool           // a Unix-domain socket
+	adopted   *survive.Found // of an earlier process; nil: accepted
+	settled   func()         // called when the adopted one is in, or given up
+}
+
+// add takes an accepted connection in. The descriptor is the loop's from here on, also when it cannot be used. A loop
+// that is coming to its end refuses it: the others have been told good-bye already.
+func (l *loop) add(n newcomer) {
+	cookie, err := survive.Cookie(n.fd)
+	var slot uint32
+	var record *survive.Record
+	if err == nil {
+		slot, record, err = l.keep.Table.Take(cookie)
+	}
+	if err != nil {
+		l.count.Refused++
+		l.log.Error("a connection is closed", "error", err)
+		_ = l.sys.close(n.fd)
 		return
+	}
+	c := l.enter(n, slot, record)
+	if c == nil {
+		return
+	}
+	// Before it is answered: what was answered is always parked, what was not is still in the socket.
+	if l.keep.Lot != nil {
+		if err := l.keep.Lot.Park(slot, n.fd); err != nil {
+			l.count.Unparked++
+			l.log.Warn("a connection will not outlive this process", "error", err)
+		}
 	}
 	if l.ending != nil {
 		l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
 	}
+}
+
+// enter makes a client of a connection that has a record, in state opening. It returns nil if it cannot.
+func (l *loop) enter(n newcomer, slot uint32, record *survive.Record) *client {
+	c := l.slab.take()
+	c.fd, c.heard, c.told = int32(n.fd), l.tick, l.tick
+	c.slotted, c.record = slot, record
+	if n.uncounted {
+		c.flags |= uncounted
+	}
+	l.count.Clients++
+	l.count.Opening++
+	event := unix.EpollEvent{Events: eventsIdle, Fd: int32(c.slot), Pad: int32(c.gen)}
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, n.fd, &event); err != nil {
+		l.drop(c, "epoll: "+err.Error()) // out of memory, or over fs.epoll.max_user_watches
+		return nil
+	}
+	return c
 }
 
 // A socket is watched for input, edge-triggered: what is peeked stays in it, and a level would be reported for ever.
@@ -147,6 +199,12 @@ func (l *loop) join(c *client, channel string) error {
 	if err != nil {
 		return err
 	}
+	l.enrol(c, ch, cursor)
+	return nil
+}
+
+// enrol puts a client on the list of its channel, which it has joined, and opens it.
+func (l *loop) enrol(c *client, ch *msglog.Channel, cursor uint64) {
 	for int(ch.ID()) >= len(l.channels) {
 		l.channels = append(l.channels, nil)
 	}
@@ -158,7 +216,6 @@ func (l *loop) join(c *client, channel string) error {
 	c.subs, c.cursor, c.member = subs, cursor, uint32(len(subs.members))
 	subs.members = append(subs.members, c)
 	l.setState(c, open)
-	return nil
 }
 
 // leave takes an open client from its channel. The client can still finish the frame that is half out.
@@ -185,6 +242,7 @@ func (l *loop) setState(c *client, s state) {
 	}
 	if s == closing {
 		l.count.Closing++
+		c.record.SetState(survive.Closing)
 	}
 	c.state = s
 }
@@ -196,16 +254,19 @@ func (l *loop) close(c *client, class int, code uint16, reason string) {
 	c.heard = l.tick
 	l.count.Closed[class]++
 	l.log.Debug("client closed", "client", c.slot, "channel", c.subs.ch.Name(), "code", code, "reason", reason)
-	if p := c.pending; p != nil {
-		p.dropPong() // nobody waits for it any more
+	if class == closeSlow || class == closeStopped {
+		c.flags |= awaited
 	}
+	l.dropPong(c) // nobody waits for it any more
 	l.say(c, frame.AppendClose(nil, code, reason))
 }
 
-// farewell comes when all that a closing client had to be sent is in its socket.
+// farewell comes when all that a closing client had to be sent is in its socket. Where the good-bye was our idea, the
+// client's own close frame comes first: a browser, and nginx between us, takes an end before it for a connection
+// that broke (RFC 6455 section 7.1.1).
 func (l *loop) farewell(c *client) {
 	l.unblock(c)
-	if c.flags&shut == 0 {
+	if c.flags&(shut|awaited) == 0 {
 		c.flags |= shut
 		if errno := l.sys.shutdown(int(c.fd), unix.SHUT_WR); errno != 0 {
 			l.drop(c, "shutdown: "+errno.Error())
@@ -233,6 +294,10 @@ func (l *loop) drop(c *client, why string) {
 		l.unlist(c)
 	}
 	fd := int(c.fd)
+	if l.keep.Lot != nil {
+		l.keep.Lot.Leave(c.slotted)
+	}
+	l.keep.Table.Give(c.slotted)
 	_ = l.sys.shutdown(fd, unix.SHUT_RDWR) // ENOTCONN when the peer was faster
 	_ = unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 	_ = l.sys.close(fd)
@@ -244,8 +309,15 @@ func (l *loop) failed(c *client, call string, errno syscall.Errno) {
 	l.drop(c, call+": "+errno.Error())
 }
 
-func (p *pending) dropPong() {
-	if p.pong >= 0 {
-		p.bytes, p.pong = p.bytes[:p.pong], -1
+// dropPong takes back pongs that wait.
+func (l *loop) dropPong(c *client) {
+	p := c.pending
+	if p == nil || p.pong < 0 {
+		return
+	}
+	p.bytes, p.pong = p.bytes[:p.pong], -1
+	if all := p.out + p.left(); p.noted > all {
+		p.noted = all
+		l.stand(c) // before others take their place in the record
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
 // The way of messages out of the log into sockets. The functions stand in the order in which a message passes them.
@@ -43,7 +44,8 @@ func (l *loop) deliver(subs *subscribers) {
 		}
 		n, errno := l.sendRun(c)
 		if n == l.run.Bytes && !l.run.More {
-			c.cursor, c.told = l.run.Last, l.tick
+			c.cursor, c.base, c.told = l.run.Last, c.base+uint64(n), l.tick
+			l.stand(c)
 			l.count.Deliveries += uint64(l.run.Messages)
 			l.count.Sent += uint64(n)
 			continue
@@ -75,6 +77,9 @@ func (l *loop) sendRun(c *client) (n int, errno syscall.Errno) {
 	if l.writes++; l.writes%breath == 0 {
 		runtime.Gosched()
 	}
+	if c.flags&uncounted != 0 {
+		c.record.Writing()
+	}
 	if len(l.run.Slices) == 1 {
 		return l.sys.send(int(c.fd), l.run.Slices[0])
 	}
@@ -89,10 +94,12 @@ func (l *loop) sent(c *client, n int, errno syscall.Errno) {
 	}
 	if n > 0 {
 		cursor, off, completed := l.reader.Advance(c.subs.ch, c.cursor, int(c.off), n)
+		c.base += uint64(n) + uint64(c.off) - uint64(off)
 		c.cursor, c.off, c.told = cursor, uint32(off), l.tick
 		l.count.Deliveries += uint64(completed)
 		l.count.Sent += uint64(n)
 	}
+	l.stand(c)
 	switch {
 	case n < l.run.Bytes:
 		l.blockOn(c)
@@ -121,9 +128,13 @@ func (l *loop) caughtUp(c *client) {
 func (l *loop) flush(c *client) {
 	for c.pending != nil && c.off == 0 {
 		p := c.pending
+		l.note(c)
 		what := &p.rest
 		if len(p.rest) == 0 {
 			what = &p.bytes
+		}
+		if c.flags&uncounted != 0 {
+			c.record.Writing()
 		}
 		n, errno := l.sys.send(int(c.fd), *what)
 		if errno != 0 && errno != unix.EAGAIN {
@@ -131,6 +142,7 @@ func (l *loop) flush(c *client) {
 			return
 		}
 		l.count.Sent += uint64(n)
+		p.out += n
 		if n > 0 {
 			c.told = l.tick
 		}
@@ -141,12 +153,18 @@ func (l *loop) flush(c *client) {
 			l.count.Deliveries++
 		}
 		if short {
+			l.stand(c)
 			l.blockOn(c)
 			return
 		}
-		if len(p.rest) == 0 && len(p.bytes) == 0 {
+		if p.left() == 0 {
 			c.pending = nil
+			c.base += uint64(p.out)
+			if c.state == open {
+				c.record.SetState(survive.Open) // it was answering
+			}
 		}
+		l.stand(c)
 	}
 	switch {
 	case c.state == opening:
@@ -183,7 +201,7 @@ func (l *loop) sayAs(c *client, b []byte, pong bool) {
 		p = &pending{pong: -1}
 		c.pending = p
 	} else if pong {
-		p.dropPong()
+		l.dropPong(c)
 	} else {
 		p.pong = -1
 	}

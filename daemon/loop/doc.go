@@ -1,8 +1,9 @@
 // Package loop has the event loops: each serves its share of the clients from the log.
 //
 // A loop is one goroutine with an epoll instance over raw non-blocking sockets. It owns its clients altogether: their
-// structures are touched by no other goroutine and need no lock. A client is 72 bytes and a socket; it has no
-// goroutine, no timer, no buffer, and no queue: what it has not been sent yet is in the log, behind its cursor.
+// structures are touched by no other goroutine and need no lock. A client is 104 bytes, a record of 256 in the
+// connection table, and a socket; it has no goroutine, no timer, no buffer, and no queue: what it has not been sent yet
+// is in the log, behind its cursor.
 //
 // # A message's way
 //
@@ -23,19 +24,27 @@
 //
 // Serve accepts connections of a listener and gives each to the loop with the fewest clients. The opening handshake
 // is done in the loop: the request is peeked, so that it is still in the socket for whoever comes after us if we die;
-// it is judged and answered by a Handshaker; from then on the client is like any other. Other ways in (a client taken
-// over from an earlier process, or handed over by a proxy) end at the same place, with a cursor and without a
-// handshake.
+// it is judged and answered by a Handshaker; from then on the client is like any other. Adopt takes over the clients that
+// an earlier process has served, from where their records say that they stand. Further ways in (a client handed over by
+// a proxy) end at the same place, with a cursor and without a handshake.
+//
+// # Heirs
+//
+// The loops are at any time ready to be killed. What the next process needs to know of a client is in its record
+// (package survive) before the kernel can have done what it speaks of: the answer's size before the answer is sent,
+// control frames before they are sent, input that was dealt with before it is taken from the socket. For messages
+// nothing need be noted beforehand: how many bytes are out the kernel knows, and which bytes they are the log.
 //
 // # Ways out
 //
-// A client is closed in one way: a close frame behind whatever frame is half out, then shutdown of our side, then
-// until the other side has closed too, or closeTimeout is over, what it sends is thrown away (closing a socket with
-// unread input resets the connection, and the close frame with it). When all loops come to an end, a client is told
-// so after it has been sent what the log has for it. A client that is gone is dropped at once, and always in this
-// order: it leaves its channel, shutdown(2), EPOLL_CTL_DEL, close(2), its slot is free. Shutdown and DEL come first
-// because a duplicate of the descriptor held elsewhere would keep the connection open, and epoll would go on to
-// report it, after close(2).
+// A client is closed in one way: a close frame behind whatever frame is half out, its own close frame, then shutdown of
+// our side, then until the other side has closed too what it sends is thrown away (closing a socket with unread input
+// resets the connection, and the close frame with it); all of it until closeTimeout is over. When all loops come to an
+// end, a client is told so after it has been sent what the log has for it. A client that is gone is dropped at once,
+// and always in this order: it leaves its channel and the parking lot, shutdown(2), EPOLL_CTL_DEL, close(2), its slot is
+// free. Shutdown and DEL come first because the parked duplicate of the descriptor would keep the connection open, and
+// epoll would go on to report it, after close(2). There is a way to end without all that: Suspend leaves the clients
+// to the next process.
 //
 // # Failure
 //

@@ -5,6 +5,8 @@ import (
 	"net/http"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/survive"
 )
 
 // MaxHead is the largest request head, in bytes. nginx's own limit for what it passes on is 8 KiB by default.
@@ -50,6 +52,10 @@ func (l *loop) handshake(c *client) {
 		l.refuse(c, http.StatusServiceUnavailable, err.Error())
 		return
 	}
+	// From here on an heir knows what the answer is worth: with none of it out the request is still in the socket, with
+	// all of it the client is open. Nothing of the answer itself is kept: it goes out in one piece.
+	c.received = uint64(size)
+	c.record.Answer(c.subs.ch.ID(), survive.Place{Cursor: c.cursor, Base: uint64(len(answer)), Received: c.received})
 	l.count.Handshakes++
 	l.log.Debug("client open", "client", c.slot, "channel", channel)
 	gen := c.gen

@@ -21,7 +21,7 @@ const (
 	mostPongs = 2 << 10
 )
 
-// input reads what an open client sends. Messages are counted and dropped.
+// input reads what an open client sends, or a closing one up to its close frame. Messages are counted and dropped.
 func (l *loop) input(c *client) {
 	gen := c.gen
 	for range patience {
@@ -32,12 +32,16 @@ func (l *loop) input(c *client) {
 		case errno != 0:
 			l.failed(c, "recv", errno)
 			return
+		case n == 0 && c.state == closing && c.block != 0:
+			return // it may still read what it has not got; flush comes to farewell then
 		case n == 0:
 			l.drop(c, "closed without a close frame")
 			return
 		}
-		c.heard = l.tick
-		c.flags &^= pinged
+		if c.state == open { // closeTimeout is counted from the good-bye on
+			c.heard = l.tick
+			c.flags &^= pinged
+		}
 
 		// pongs are sent, and a good-bye is said, when what was parsed is no longer needed.
 		var pongs []byte
@@ -58,7 +62,7 @@ func (l *loop) input(c *client) {
 				if f.Fin {
 					l.count.Received++
 				}
-			case f.Op == frame.Ping:
+			case f.Op == frame.Ping && c.state == open:
 				if len(pongs) >= mostPongs {
 					pongs = pongs[:0]
 				}
@@ -75,6 +79,13 @@ func (l *loop) input(c *client) {
 			}
 		}
 		l.leaveRest(c, used, n)
+		if bye != nil && c.state == closing {
+			c.flags &^= awaited
+			if c.block == 0 {
+				l.farewell(c)
+			}
+			return
+		}
 		if bye != nil {
 			l.close(c, class, bye.Code, bye.Reason)
 			return
@@ -103,15 +114,20 @@ func (l *loop) leaveRest(c *client, used, n int) {
 	c.flags &^= partial
 	switch {
 	case c.flags&held == 0:
+		c.received += uint64(used)
+		l.stand(c) // first: an heir reads what has been done with but not read
 		l.consume(c, used)
 		if used < n {
 			c.flags |= partial
 		}
 	case used < n:
+		c.received += uint64(used)
 		l.held[c.slot] = append(l.held[c.slot][:0], l.scratch[used:n]...)
 	default:
+		c.received += uint64(used)
 		delete(l.held, c.slot)
 		c.flags &^= held
+		l.stand(c)
 	}
 }
 
@@ -128,6 +144,10 @@ func (l *loop) hold(c *client) {
 // consume takes from the socket what has been peeked and dealt with.
 func (l *loop) consume(c *client, n int) {
 	if n > 0 {
+		if c.flags&uncounted != 0 {
+			c.record.Writing()
+			defer l.stand(c)
+		}
 		_, _ = l.sys.receive(int(c.fd), l.scratch[:n]) // they are there: we have just seen them
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
 // scratchSize has room for the largest frame of a client: a full scratch buffer always has a whole frame.
@@ -26,6 +27,7 @@ type loop struct {
 	log    *slog.Logger
 	store  *msglog.Log
 	reader *msglog.Reader
+	keep   survive.Keep
 	host   Handshaker
 	ticks  *atomic.Uint32 // the clock that all loops share
 
@@ -51,7 +53,7 @@ type loop struct {
 	events  [256]unix.EpollEvent
 	iovecs  [runSlices]unix.Iovec
 	news    []*msglog.Channel
-	arrived []int
+	arrived []newcomer
 	agains  []*client
 	run     run
 	writes  uint64
@@ -64,14 +66,15 @@ type loop struct {
 	next   atomic.Pointer[Config]
 
 	mu        sync.Mutex
-	newcomers []int
+	newcomers []newcomer
 	order     *ending // to come to an end
 	shown     Stats   // count, as of the end of the last turn
 	done      bool    // the goroutine is at its end: it takes no newcomers
 }
 
-// ending is the order to close all clients and come to an end.
+// ending is the order to close all clients, or to leave them as they are for an heir, and come to an end.
 type ending struct {
+	suspend  bool // leave them
 	code     uint16
 	reason   string
 	deadline <-chan struct{} // closed: what is left is dropped
@@ -89,7 +92,7 @@ func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	l := &loop{
-		sys: sys, log: g.log, store: g.store, host: g.host, ticks: &g.ticks,
+		sys: sys, log: g.log, store: g.store, keep: g.keep, host: g.host, ticks: &g.ticks,
 		epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"),
 		config: config, rests: make(map[uint64][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
 	}
@@ -110,10 +113,17 @@ func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
 
 // serve turns until it is told to end.
 func (l *loop) serve() {
+	crashed := true
+	defer func() {
+		if crashed {
+			l.keep.Table.Crashed() // perhaps for what was taken over
+		}
+	}()
 	for !l.ended() {
 		l.wait()
 		l.turn()
 	}
+	crashed = false
 	l.file.Close()
 }
 
@@ -188,12 +198,18 @@ func (l *loop) turn() {
 	l.arrived, l.newcomers = l.newcomers, l.arrived[:0]
 	order := l.order
 	l.mu.Unlock()
-	for _, fd := range l.arrived {
-		l.add(fd)
+	for _, n := range l.arrived {
+		if n.adopted != nil {
+			l.adopt(n)
+		} else {
+			l.add(n)
+		}
 	}
 	if order != l.ending {
 		l.ending = order
-		l.closeAll()
+		if !order.suspend {
+			l.closeAll()
+		}
 	}
 	if l.tick != ticked {
 		l.lookAfter()
@@ -288,7 +304,11 @@ func (l *loop) read(c *client) {
 	case open:
 		l.input(c)
 	case closing:
-		l.discard(c)
+		if c.flags&awaited != 0 {
+			l.input(c)
+		} else {
+			l.discard(c)
+		}
 	}
 	if c.gen == gen && c.flags&(over|again) == over && c.state != closing {
 		// What came before the end has been read, but for a request or a frame that will never be whole.
@@ -373,7 +393,7 @@ func (l *loop) ended() bool {
 	if l.ending == nil {
 		return false
 	}
-	if l.count.Clients > 0 {
+	if l.count.Clients > 0 && !l.ending.suspend {
 		select {
 		case <-l.ending.deadline:
 		default:
@@ -385,12 +405,16 @@ func (l *loop) ended() bool {
 	newcomers := l.newcomers
 	l.newcomers = nil
 	l.mu.Unlock()
-	for _, fd := range newcomers {
-		_ = l.sys.close(fd)
+	for _, n := range newcomers {
+		_ = l.sys.close(n.fd) // what was accepted and not parked is reset; what was to be adopted stays parked
 	}
 	for _, block := range l.slab.blocks {
 		for i := range block {
-			if c := &block[i]; c.fd >= 0 {
+			switch c := &block[i]; {
+			case c.fd < 0:
+			case l.ending.suspend:
+				_ = l.sys.close(int(c.fd)) // and nothing else: it stays open where it is parked
+			default:
 				l.drop(c, "the daemon stops")
 			}
 		}

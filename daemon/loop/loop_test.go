@@ -13,12 +13,13 @@ import (
 
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
 // What a client costs besides its socket: numbers in doc.go and README depend on it.
 func TestSizeOfAClient(t *testing.T) {
-	if size := reflect.TypeFor[client]().Size(); size != 72 {
-		t.Errorf("a client has %d bytes, want 72: correct the documentation", size)
+	if size := reflect.TypeFor[client]().Size(); size != 104 {
+		t.Errorf("a client has %d bytes, want 104: correct the documentation", size)
 	}
 }
 
@@ -29,7 +30,11 @@ func still(t testing.TB, sys *system, clients int) (l *loop, store *msglog.Log, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &Loops{store: store, host: new(door), log: slog.New(slog.DiscardHandler)}
+	table, err := survive.NewTable(10_000, store.Epoch())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Loops{store: store, keep: survive.Keep{Table: table}, host: new(door), log: slog.New(slog.DiscardHandler)}
 	config := patient
 	if l, err = newLoop(g, &config, sys); err != nil {
 		t.Fatal(err)
@@ -37,7 +42,7 @@ func still(t testing.TB, sys *system, clients int) (l *loop, store *msglog.Log, 
 	var conns []net.Conn
 	for range clients {
 		ours, theirs := socketpair(t, 0)
-		l.newcomers = append(l.newcomers, ours)
+		l.newcomers = append(l.newcomers, newcomer{fd: ours, uncounted: true})
 		conns = append(conns, theirs)
 		if _, err := io.WriteString(theirs, request("news")); err != nil {
 			t.Fatal(err)
@@ -162,7 +167,7 @@ func TestLateEvent(t *testing.T) {
 	l.handle(&late)
 	ours, theirs := socketpair(t, 0)
 	defer theirs.Close()
-	l.add(ours)
+	l.add(newcomer{fd: ours, uncounted: true})
 	if l.slab.at(0).fd != int32(ours) {
 		t.Fatal("the slot was not used again")
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
 // Config is what a reload can change. The durations are rounded up to ticks, a fifth of the shortest of them.
@@ -48,6 +49,7 @@ func (c *Config) closeTicks() uint32     { return c.ticks(c.CloseTimeout) }
 type Loops struct {
 	log   *slog.Logger
 	store *msglog.Log
+	keep  survive.Keep
 	host  Handshaker
 	loops []*loop
 	ticks atomic.Uint32
@@ -67,13 +69,13 @@ type Loops struct {
 }
 
 // New starts n loops, 1 to msglog.MaxReaders, that serve the log's messages to clients.
-func New(store *msglog.Log, n int, host Handshaker, config Config, log *slog.Logger) (*Loops, error) {
-	return newLoops(store, n, host, config, log, &linux)
+func New(store *msglog.Log, keep survive.Keep, n int, host Handshaker, config Config, log *slog.Logger) (*Loops, error) {
+	return newLoops(store, keep, n, host, config, log, &linux)
 }
 
-func newLoops(store *msglog.Log, n int, host Handshaker, config Config, log *slog.Logger, sys *system) (*Loops, error) {
+func newLoops(store *msglog.Log, keep survive.Keep, n int, host Handshaker, config Config, log *slog.Logger, sys *system) (*Loops, error) {
 	g := &Loops{
-		log: log, store: store, host: host,
+		log: log, store: store, keep: keep, host: host,
 		stopping: make(chan struct{}), retick: make(chan time.Duration), turned: make([]uint64, n),
 	}
 	for range n {
@@ -129,9 +131,9 @@ func (g *Loops) Configure(config Config) {
 	}
 }
 
-// Add gives a connection, a non-blocking stream socket, to the loop with the fewest clients. The descriptor is the
+// add gives a connection, a non-blocking stream socket, to the loop with the fewest clients. The descriptor is the
 // loops' from here on.
-func (g *Loops) Add(fd int) {
+func (g *Loops) add(n newcomer) {
 	least := g.loops[0]
 	for _, l := range g.loops[1:] {
 		if l.load.Load() < least.load.Load() {
@@ -141,10 +143,10 @@ func (g *Loops) Add(fd int) {
 	least.mu.Lock()
 	if least.done {
 		least.mu.Unlock()
-		_ = least.sys.close(fd)
+		_ = least.sys.close(n.fd)
 		return
 	}
-	least.newcomers = append(least.newcomers, fd)
+	least.newcomers = append(least.newcomers, n)
 	least.load.Add(1)
 	least.mu.Unlock()
 	least.wake()
@@ -187,19 +189,26 @@ func (g *Loops) StopAccepting() {
 // once, and when nobody appends to the log any more: clients that are behind are closed when they have caught up.
 func (g *Loops) Close(ctx context.Context, code uint16, reason string) {
 	g.StopAccepting()
-	end := &ending{code: code, reason: reason, deadline: ctx.Done()}
-	for _, l := range g.loops {
-		l.mu.Lock()
-		l.order = end
-		l.mu.Unlock()
-		l.wake()
-	}
+	g.end(&ending{code: code, reason: reason, deadline: ctx.Done()})
 	stop := context.AfterFunc(ctx, func() {
 		for _, l := range g.loops {
 			l.wake()
 		}
 	})
 	defer stop()
+	g.wait()
+}
+
+func (g *Loops) end(order *ending) {
+	for _, l := range g.loops {
+		l.mu.Lock()
+		l.order = order
+		l.mu.Unlock()
+		l.wake()
+	}
+}
+
+func (g *Loops) wait() {
 	g.turning.Wait()
 	// The clock goes last: close timeouts are counted in ticks.
 	close(g.stopping)

@@ -236,7 +236,8 @@ func TestCloseTimeoutWhileEnding(t *testing.T) {
 	r := start(t, with(brisk))
 	c := r.dial().join("news")
 	closed := r.close(context.Background())
-	c.expectClose(1012)
+	c.expectFrame(frame.Close, "\x03\xf4service restart")
+	c.expectEnd()
 	r.mustClose(closed)
 }
 
@@ -260,7 +261,7 @@ func TestStopAccepting(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	r.loops.Add(fd)
+	r.loops.add(newcomer{fd: fd, uncounted: isUnix(r, fd)})
 	waiting.expect(upgraded)
 	if err := r.loops.Serve(file); err == nil {
 		t.Error("Serve after StopAccepting")
@@ -390,7 +391,7 @@ func TestUnixListener(t *testing.T) {
 // With no place for one loop more nothing is left over.
 func TestTooManyLoops(t *testing.T) {
 	r := start(t, loopsOf(60))
-	if g, err := New(r.store, 10, r.door, patient, r.loops.log); err == nil {
+	if g, err := New(r.store, r.keep, 10, r.door, patient, r.loops.log); err == nil {
 		t.Errorf("%d loops", g.Len())
 	}
 	c := r.dial().join("news")

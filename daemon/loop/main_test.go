@@ -26,6 +26,7 @@ import (
 
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
 // TestMain fails when a goroutine or a descriptor is left over.
@@ -110,6 +111,7 @@ var brisk = Config{
 type rig struct {
 	testing.TB
 	store   *msglog.Log
+	keep    survive.Keep
 	loops   *Loops
 	address string
 	door    *door
@@ -146,7 +148,10 @@ func start(t testing.TB, settings ...setting) *rig {
 	if r.store, err = msglog.Create(options); err != nil {
 		t.Fatal(err)
 	}
-	r.loops, err = newLoops(r.store, loops, r.door, r.config, slog.New(slog.DiscardHandler), &sys)
+	if r.keep.Table, err = survive.NewTable(10_000, r.store.Epoch()); err != nil {
+		t.Fatal(err)
+	}
+	r.loops, err = newLoops(r.store, r.keep, loops, r.door, r.config, slog.New(slog.DiscardHandler), &sys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +164,7 @@ func start(t testing.TB, settings ...setting) *rig {
 			cancel()
 			r.loops.Close(ctx, frame.CloseServiceRestart, "")
 		}
-		if err := r.store.Close(); err != nil {
+		if err := errors.Join(r.store.Close(), r.keep.Table.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -235,7 +240,7 @@ func (r *rig) dial() *wire {
 func (r *rig) pair(buffer int) *wire {
 	r.Helper()
 	ours, conn := socketpair(r, buffer)
-	r.loops.Add(ours)
+	r.loops.add(newcomer{fd: ours, uncounted: isUnix(r, ours)})
 	return wireOf(r, conn)
 }
 
@@ -287,7 +292,7 @@ func (r *rig) tight(buffer int) *wire {
 	if err != nil {
 		r.Fatal(err)
 	}
-	r.loops.Add(fd)
+	r.loops.add(newcomer{fd: fd, uncounted: isUnix(r, fd)})
 	return wireOf(r, conn)
 }
 
@@ -414,7 +419,7 @@ func (w *wire) expectText(payload string) {
 	w.expectFrame(frame.Text, payload)
 }
 
-// expectClose reads a close frame and the end of the stream.
+// expectClose reads a close frame, answers it, and reads the end of the stream.
 func (w *wire) expectClose(code uint16) (reason string) {
 	w.Helper()
 	op, payload := w.frame()
@@ -422,8 +427,14 @@ func (w *wire) expectClose(code uint16) (reason string) {
 	if op != frame.Close || err != nil || got != code {
 		w.Fatalf("got frame %d %.100q, want close %d", op, payload, code)
 	}
+	w.answer(payload)
 	w.expectEnd()
 	return reason
+}
+
+// answer sends a close frame back. The connection can be over already, where nobody waits for it.
+func (w *wire) answer(payload []byte) {
+	_, _ = io.WriteString(w, masked(fin|byte(frame.Close), string(payload)))
 }
 
 // expectEnd: nothing comes any more, and the other side has closed or reset.
@@ -477,4 +488,14 @@ func (s *signal) wait(t testing.TB, what string) {
 	case <-time.After(patienceOfTests):
 		t.Fatalf("not in %v: %s", patienceOfTests, what)
 	}
+}
+
+// isUnix tells whether a socket is a Unix-domain one.
+func isUnix(t testing.TB, fd int) bool {
+	t.Helper()
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return domain == unix.AF_UNIX
 }

@@ -28,29 +28,34 @@ func (l *loop) sweep() {
 	}
 	// A blocked client stays in its place here: what it is told waits until it is writable.
 	for _, c := range l.blocked {
-		if c.subs == nil || c.state == closing && c.off == 0 {
-			continue
-		}
-		seq, ok := l.reader.Next(c.subs.ch, c.cursor)
-		if ok && (seq == 0 || seq >= edge) {
-			continue
-		}
-		var rest []byte
-		if c.off > 0 {
-			// What is half out must be completed, or no further frame can follow. It is copied out of the log, once
-			// for all clients that are stuck in that message.
-			whole := l.rests[seq]
-			if whole == nil {
-				whole = bytes.Clone(l.reader.Frame(seq))
-				l.rests[seq] = whole
-			}
-			rest = whole[c.off:]
-			c.cursor, c.off = seq, 0
-		}
-		l.slow(c, rest)
+		l.overtake(c, edge)
 	}
 	clear(l.rests)
 	l.reader.Release(edge)
+}
+
+// overtake deals with a blocked client if it needs a message below the edge.
+func (l *loop) overtake(c *client, edge uint64) {
+	if c.subs == nil || c.state == closing && c.off == 0 {
+		return
+	}
+	seq, ok := l.reader.Next(c.subs.ch, c.cursor)
+	if ok && (seq == 0 || seq >= edge) {
+		return
+	}
+	var rest []byte
+	if c.off > 0 {
+		// What is half out must be completed, or no further frame can follow. It is copied out of the log, once for all
+		// clients that are stuck in that message.
+		whole := l.rests[seq]
+		if whole == nil {
+			whole = bytes.Clone(l.reader.Frame(seq))
+			l.rests[seq] = whole
+		}
+		rest = whole[c.off:]
+		c.cursor = seq
+	}
+	l.slow(c, rest)
 }
 
 // slow deals with a client for which the log has moved on; rest is what is to come of a frame that is half out.
@@ -59,7 +64,9 @@ func (l *loop) slow(c *client, rest []byte) {
 		if c.pending == nil {
 			c.pending = &pending{pong: -1}
 		}
-		c.pending.rest = rest
+		// From the end of the last message on, all of the frame counts as pending, and off bytes of it are out.
+		c.pending.rest, c.pending.out, c.pending.noted, c.off = rest, int(c.off), int(c.off), 0
+		l.note(c)
 	}
 	if c.state == closing {
 		return

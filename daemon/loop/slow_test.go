@@ -58,6 +58,7 @@ func TestSlowClientBetweenTwoFrames(t *testing.T) {
 	for {
 		op, payload := slow.frame()
 		if op == frame.Close {
+			slow.answer(payload)
 			break
 		}
 		if op != frame.Text || string(payload) != "small" {

@@ -8,9 +8,15 @@ type Stats struct {
 	Closing uint64 // of them: after our close frame, or an answer that was no upgrade
 	Blocked uint64 // of them: with a full socket
 
+	// At the start.
+	Adopted  uint64 // clients taken over from an earlier process
+	Repaired uint64 // of them: caught in the middle of a write
+	Lost     uint64 // not taken over, or closed then
+
 	// Since the start.
 	Handshakes uint64 // answered with 101
 	Refused    uint64 // answered with anything else
+	Unparked   uint64 // connections that could not be parked
 	TimedOut   uint64 // no request in time, or no sign of life
 	Deliveries uint64 // messages sent as a whole, counted for each client
 	Sent       uint64 // bytes given to sockets
@@ -38,6 +44,10 @@ func (s *Stats) add(o *Stats) {
 	s.Opening += o.Opening
 	s.Closing += o.Closing
 	s.Blocked += o.Blocked
+	s.Adopted += o.Adopted
+	s.Repaired += o.Repaired
+	s.Lost += o.Lost
+	s.Unparked += o.Unparked
 	s.Handshakes += o.Handshakes
 	s.Refused += o.Refused
 	s.TimedOut += o.TimedOut

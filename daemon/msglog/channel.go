@@ -2,6 +2,7 @@ package msglog
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 )
 
@@ -59,6 +60,9 @@ func (l *Log) channelLocked(name []byte) (*Channel, error) {
 		return nil, err
 	}
 	var id uint32
+	for len(l.free) > 0 && l.byID[l.free[len(l.free)-1]] != nil {
+		l.free = l.free[:len(l.free)-1] // taken by adopt
+	}
 	switch {
 	case len(l.free) > 0:
 		id = l.free[len(l.free)-1]
@@ -70,6 +74,30 @@ func (l *Log) channelLocked(name []byte) (*Channel, error) {
 		return nil, ErrChannels
 	}
 	l.m.cells[id].put(name)
+	ch := &Channel{name: string(name), id: id}
+	l.byName[ch.name], l.byID[id] = ch, ch
+	return ch, nil
+}
+
+// adoptLocked finds a channel by its number, for a client that an earlier process has served: with no message in the log that process alone
+// knew that the channel was there. Names stay in the table until their cell is used anew.
+func (l *Log) adoptLocked(id uint32) (*Channel, error) {
+	if uint64(id) < uint64(len(l.byID)) && l.byID[id] != nil {
+		return l.byID[id], nil
+	}
+	if uint64(id) >= uint64(len(l.m.cells)) {
+		return nil, fmt.Errorf("log: there is no channel %d", id)
+	}
+	name, ok := l.m.cells[id].get()
+	if !ok || l.byName[string(name)] != nil {
+		return nil, fmt.Errorf("log: the name of channel %d is damaged", id)
+	}
+	for uint64(len(l.byID)) <= uint64(id) {
+		if next := uint32(len(l.byID)); next != id {
+			l.free = append(l.free, next)
+		}
+		l.byID = append(l.byID, nil)
+	}
 	ch := &Channel{name: string(name), id: id}
 	l.byName[ch.name], l.byID[id] = ch, ch
 	return ch, nil

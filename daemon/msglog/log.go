@@ -118,6 +118,9 @@ func (l *Log) Close() error {
 	return errors.Join(l.m.unmap(), l.file.Close())
 }
 
+// File is the memfd.
+func (l *Log) File() *os.File { return l.file }
+
 // Epoch is the random number of this log. An id that clients see is the epoch and the sequence number of a message.
 func (l *Log) Epoch() uint64 { return l.m.head.epoch }
 

@@ -2,6 +2,7 @@ package msglog
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -77,6 +78,26 @@ func (r *Reader) Join(name []byte) (ch *Channel, cursor uint64, err error) {
 	return ch, ch.last.Load(), nil
 }
 
+// Adopt adds a client to the channel with that number, which an earlier process has served up to the cursor. It refuses a cursor at which no
+// client of the channel can have stood.
+func (r *Reader) Adopt(id uint32, cursor uint64) (*Channel, error) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ch, err := l.adoptLocked(id)
+	if err != nil {
+		return nil, err
+	}
+	tail, head := l.m.head.tail.Load(), l.m.head.head.Load()
+	if cursor > head || cursor >= tail && l.m.entry(cursor).channel != id {
+		l.forgetLocked(ch)
+		return nil, fmt.Errorf("log: message %d is not one of channel %d", cursor, id)
+	}
+	ch.clients++
+	ch.readers |= r.bit
+	return ch, nil
+}
+
 // Leave takes a client from a channel; last says that it was this reader's last one there.
 func (r *Reader) Leave(ch *Channel, last bool) {
 	l := r.log
@@ -124,6 +145,9 @@ func (r *Reader) HasNews() bool {
 	defer r.mu.Unlock()
 	return len(r.news) > 0
 }
+
+// Floor is the promise as it is.
+func (r *Reader) Floor() uint64 { return r.floor.Load() }
 
 // Released reports whether the reader's floor is at the edge already.
 func (r *Reader) Released() bool { return r.floor.Load() >= r.log.edge.Load() }

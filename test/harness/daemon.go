@@ -26,6 +26,7 @@ type Daemon struct {
 	config  string // text of the configuration file
 	args    []string
 	sockets []*socket
+	room    int // of the descriptor store
 	notify  *notifySocket
 
 	process *process  // nil while stopped
@@ -51,6 +52,10 @@ func Args(args ...string) Option { return func(d *Daemon) { d.args = append(d.ar
 func Socket(name, network string) Option {
 	return func(d *Daemon) { d.sockets = append(d.sockets, &socket{name: name, network: network}) }
 }
+
+// FDStore gives the daemon a store for that many descriptors (FileDescriptorStoreMax=), which every further process of it
+// gets with its sockets.
+func FDStore(room int) Option { return func(d *Daemon) { d.room = room } }
 
 // NoSockets replaces all sockets so far, those of every daemon included, by none.
 func NoSockets() Option { return func(d *Daemon) { d.sockets = nil } }
@@ -89,6 +94,7 @@ func newDaemon(t testing.TB, program string, options []Option) *Daemon {
 	if d.notify, err = openNotifySocket(filepath.Join(d.dir, "notify")); err != nil {
 		t.Fatal(err)
 	}
+	d.notify.room = d.room
 	t.Cleanup(d.end)
 	for i, s := range d.sockets {
 		if s.network == "tcp" {
@@ -255,6 +261,10 @@ func (d *Daemon) start() error {
 		for _, s := range d.sockets {
 			names = append(names, s.name)
 			cmd.ExtraFiles = append(cmd.ExtraFiles, s.file)
+		}
+		for _, f := range d.notify.inStore() {
+			names = append(names, f.Name())
+			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 		}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notifySocket is the systemd side of sd_notify(3): a datagram socket whose messages say who sent them. Descriptors that
-// come with a message are closed, as systemd does with those of BARRIER=1 and, for a service whose fd store is
-// full, of FDSTORE=1.
+// notifySocket is the systemd side of sd_notify(3): a datagram socket whose messages say who sent them. It has a
+// descriptor store (FDSTORE=1, FDSTOREREMOVE=1); descriptors that come with another message, as with BARRIER=1, or for which there is no
+// room, are closed without a word, as systemd does.
 type notifySocket struct {
 	conn *net.UnixConn
 	done chan struct{} // closed when the reader has ended
@@ -22,6 +23,56 @@ type notifySocket struct {
 	mu      sync.Mutex
 	lines   []notification
 	changed chan struct{} // closed by the next message; nil when nobody waits
+	room    int           // FileDescriptorStoreMax=
+	stored  []*os.File    // by name
+}
+
+// store deals with the descriptors of a message.
+func (n *notifySocket) store(text string, fds []int) {
+	name, push, remove := "stored", false, false
+	for line := range strings.Lines(text) {
+		switch line = strings.TrimRight(line, "\n"); {
+		case line == "FDSTORE=1":
+			push = true
+		case line == "FDSTOREREMOVE=1":
+			remove = true
+		case strings.HasPrefix(line, "FDNAME="):
+			name = strings.TrimPrefix(line, "FDNAME=")
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if remove {
+		n.stored = slices.DeleteFunc(n.stored, func(f *os.File) bool {
+			if f.Name() == name {
+				f.Close()
+			}
+			return f.Name() == name
+		})
+	}
+	for _, fd := range fds {
+		if push && len(n.stored) < n.room {
+			n.stored = append(n.stored, os.NewFile(uintptr(fd), name))
+		} else {
+			unix.Close(fd)
+		}
+	}
+}
+
+// empty closes what is stored.
+func (n *notifySocket) empty() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, f := range n.stored {
+		f.Close()
+	}
+	n.stored = nil
+}
+
+func (n *notifySocket) inStore() []*os.File {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.stored)
 }
 
 type notification struct {
@@ -52,6 +103,7 @@ func openNotifySocket(path string) (*notifySocket, error) {
 func (n *notifySocket) close() {
 	n.conn.Close()
 	<-n.done
+	n.empty()
 }
 
 func (n *notifySocket) read() {
@@ -65,17 +117,17 @@ func (n *notifySocket) read() {
 			return
 		}
 		sender := 0
+		var fds []int
 		messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
 		for i := range messages {
-			if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
-				for _, fd := range fds {
-					unix.Close(fd)
-				}
+			if more, err := unix.ParseUnixRights(&messages[i]); err == nil {
+				fds = append(fds, more...)
 			}
 			if credentials, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
 				sender = int(credentials.Pid)
 			}
 		}
+		n.store(string(text[:size]), fds)
 		n.mu.Lock()
 		for line := range bytes.Lines(text[:size]) {
 			n.lines = append(n.lines, notification{sender, string(bytes.TrimRight(line, "\n"))})

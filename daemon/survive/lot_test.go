@@ -1,0 +1,343 @@
+package survive
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// shelf keeps descriptors as systemd does: duplicates, by name, for the next process.
+type shelf struct {
+	mu    sync.Mutex
+	files map[string]int
+}
+
+func newShelf(t *testing.T) *shelf {
+	s := &shelf{files: make(map[string]int)}
+	t.Cleanup(func() {
+		for _, fd := range s.files {
+			unix.Close(fd)
+		}
+	})
+	return s
+}
+
+func (s *shelf) Push(name string, fd int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if _, there := s.files[name]; there {
+		return fmt.Errorf("%s is stored twice", name)
+	}
+	s.files[name] = d
+	return nil
+}
+
+func (s *shelf) Remove(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fd, there := s.files[name]; there {
+		unix.Close(fd)
+		delete(s.files, name)
+	}
+	return nil
+}
+
+// next are the files that the next process starts with.
+func (s *shelf) next(t *testing.T) []*os.File {
+	t.Helper()
+	var files []*os.File
+	for name, fd := range s.files {
+		d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, os.NewFile(uintptr(d), name))
+	}
+	return files
+}
+
+// connection is a client's socket and the client.
+type connection struct {
+	slot   uint32
+	fd     int
+	client net.Conn
+}
+
+type scene struct {
+	t      *testing.T
+	shelf  *shelf
+	table  *Table
+	lot    *Lot
+	ln     *net.TCPListener
+	conns  map[uint32]*connection
+	random *rand.Rand
+}
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	table, err := NewTable(100_000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &scene{t: t, shelf: newShelf(t), table: table, ln: ln, conns: make(map[uint32]*connection), random: rand.New(rand.NewPCG(1, 2))}
+	s.lot = NewLot(s.shelf, table)
+	t.Cleanup(func() {
+		ln.Close()
+		for _, c := range s.conns {
+			unix.Close(c.fd)
+			if c.client != nil {
+				c.client.Close()
+			}
+		}
+		s.crash()
+		table.Close()
+	})
+	return s
+}
+
+// connect parks a socketpair's end (cheap) or a TCP connection.
+func (s *scene) connect(tcp bool) *connection {
+	s.t.Helper()
+	c := &connection{}
+	if tcp {
+		client, err := net.Dial("tcp", s.ln.Addr().String())
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		server, err := s.ln.AcceptTCP()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		c.client = client
+		raw, _ := server.SyscallConn()
+		raw.Control(func(fd uintptr) { c.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+		server.Close()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	} else {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		c.fd = fd
+	}
+	cookie, err := Cookie(c.fd)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	slot, r, err := s.table.Take(cookie)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c.slot = slot
+	if err := s.lot.Park(slot, c.fd); err != nil {
+		s.t.Fatal(err)
+	}
+	r.SetState(Open)
+	s.conns[slot] = c
+	return c
+}
+
+func (s *scene) leave(c *connection) {
+	s.lot.Leave(c.slot)
+	s.table.Give(c.slot)
+	unix.Close(c.fd)
+	if c.client != nil {
+		c.client.Close()
+	}
+	delete(s.conns, c.slot)
+}
+
+// crash closes what the process has, and nothing else.
+func (s *scene) crash() {
+	for _, seg := range s.lot.segments {
+		unix.Close(seg.tx)
+		unix.Close(seg.rx)
+	}
+	s.lot.segments = nil
+}
+
+// recover is the next process.
+func (s *scene) recover() {
+	s.t.Helper()
+	before := make(map[uint32]uint64)
+	for slot, c := range s.conns {
+		before[slot], _ = Cookie(c.fd)
+		unix.Close(c.fd)
+	}
+	s.crash()
+	lot, found, err := Recover(s.shelf, s.table, s.shelf.next(s.t))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.lot = lot
+	if len(found) != len(s.conns) {
+		s.t.Fatalf("%d connections are found, %d live", len(found), len(s.conns))
+	}
+	for _, f := range found {
+		c := s.conns[f.Slot]
+		if c == nil {
+			s.t.Fatalf("slot %d is found, which does not live", f.Slot)
+		}
+		if cookie, _ := Cookie(f.FD); cookie != before[f.Slot] {
+			s.t.Fatalf("slot %d is another connection", f.Slot)
+		}
+		c.fd = f.FD
+	}
+	s.check()
+}
+
+// check holds the lot's own figures against each other.
+func (s *scene) check() {
+	s.t.Helper()
+	live := make(map[uint32]int)
+	for slot, p := range s.lot.where {
+		if p.segment == 0 {
+			continue
+		}
+		live[p.segment]++
+		if s.conns[uint32(slot)] == nil {
+			s.t.Errorf("slot %d is parked and has left", slot)
+		}
+	}
+	for id, seg := range s.lot.segments {
+		if seg.live != live[id] {
+			s.t.Errorf("segment %d says %d live, there are %d", id, seg.live, live[id])
+		}
+	}
+	if want := 2 * len(s.lot.segments); len(s.shelf.files) != want {
+		s.t.Errorf("%d descriptors are stored, %d belong to segments", len(s.shelf.files), want)
+	}
+}
+
+func TestParkedConnectionsAreFound(t *testing.T) {
+	for _, n := range []int{1, 252, 253, 254, 506, 1000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			s := newScene(t)
+			for range n {
+				s.connect(false)
+			}
+			s.check()
+			s.recover()
+			s.recover() // once more: reading has taken nothing out
+			for range n {
+				s.connect(false)
+			}
+			s.recover()
+		})
+	}
+}
+
+// A connection goes on where it was: what was in flight both ways is there.
+func TestParkedConnectionWorks(t *testing.T) {
+	s := newScene(t)
+	c := s.connect(true)
+	c.client.Write([]byte("asked before"))
+	unix.Write(c.fd, []byte("told before,"))
+	s.recover()
+	b := make([]byte, 64)
+	if n, err := unix.Read(c.fd, b); err != nil || string(b[:n]) != "asked before" {
+		t.Fatalf("read %q, %v", b[:n], err)
+	}
+	unix.Write(c.fd, []byte("told after."))
+	unix.Shutdown(c.fd, unix.SHUT_WR)
+	var got []byte
+	for {
+		n, err := c.client.Read(b)
+		got = append(got, b[:n]...)
+		if err != nil {
+			break
+		}
+	}
+	if string(got) != "told before,told after." {
+		t.Fatalf("the client got %q", got)
+	}
+}
+
+// Any order of coming, leaving and crashing keeps exactly those that live, and no more than a few stored descriptors.
+func TestComingAndLeaving(t *testing.T) {
+	s := newScene(t)
+	for round := range 40 {
+		for range 300 {
+			if len(s.conns) > 0 && (s.random.IntN(100) < 45 || len(s.conns) > 3000) {
+				for _, c := range s.conns { // any
+					s.leave(c)
+					break
+				}
+				continue
+			}
+			s.connect(false)
+		}
+		if round%5 == 4 {
+			s.recover()
+		}
+	}
+	s.check()
+	slots := make([]uint32, 0, len(s.conns))
+	for slot := range s.conns {
+		slots = append(slots, slot)
+	}
+	slices.Sort(slots)
+	for _, slot := range slots {
+		s.leave(s.conns[slot])
+	}
+	s.check()
+	s.recover()
+}
+
+// Thousands that come and leave do not pile up in the lot.
+func TestTheDeadAreForgotten(t *testing.T) {
+	s := newScene(t)
+	var old []*connection
+	for i := range 8000 {
+		old = append(old, s.connect(false))
+		if i >= 1500 {
+			s.leave(old[i-1500])
+		}
+	}
+	parked := 0
+	for _, seg := range s.lot.segments {
+		parked += seg.parked
+	}
+	if parked > 2*1500+2*enoughDead+2*perMessage {
+		t.Errorf("%d descriptors are parked for %d connections", parked, len(s.conns))
+	}
+	s.recover()
+}
+
+func TestForeignFilesUnderOurNames(t *testing.T) {
+	s := newScene(t)
+	s.connect(false)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for _, name := range []string{"park.t.9.tx", "park.b.x.tx", "park.t.1.zz", "park", "park.t.0.rx"} {
+		if err := s.shelf.Push(name, int(null.Fd())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.crash()
+	_, found, err := Recover(s.shelf, s.table, s.shelf.next(t))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%d found, %v", len(found), err)
+	}
+	unix.Close(found[0].FD)
+	s.lot.segments = nil
+}
