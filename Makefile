@@ -14,6 +14,7 @@ SBINDIR = $(PREFIX)/sbin
 BINDIR = $(PREFIX)/bin
 DATADIR = $(PREFIX)/share
 DOCDIR = $(DATADIR)/doc/wscast
+MANDIR = $(DATADIR)/man
 SYSCONFDIR = /etc
 UNITDIR = $(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
@@ -79,6 +80,12 @@ install: build
 	install -D -m 644 packaging/completions/wscast.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/wscast.fish
 	install -D -m 644 etc/nginx/wscast.conf $(DESTDIR)$(DATADIR)/wscast/nginx/wscast.conf
 	install -D -m 644 etc/nginx/wscast-http.conf $(DESTDIR)$(DATADIR)/wscast/nginx/wscast-http.conf
+	for page in wscast.1 wscast.toml.5 wscast.7 wscastd.8; do \
+		dir=$(DESTDIR)$(MANDIR)/man$${page##*.}; \
+		install -d $$dir && \
+		sed 's|/usr/share/|$(DATADIR)/|; s|/etc/wscast/|$(SYSCONFDIR)/wscast/|; s|/run/wscast/publish\.sock|$(SOCKET)|' doc/$$page >$$dir/$$page && \
+		chmod 644 $$dir/$$page || exit 1; \
+	done
 	install -D -m 644 README.md $(DESTDIR)$(DOCDIR)/README.md
 	install -m 644 CHANGELOG.md doc/protocol.txt $(DESTDIR)$(DOCDIR)
 
