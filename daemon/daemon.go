@@ -3,9 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -226,23 +224,4 @@ func (d *Daemon) stop() error {
 		d.loops.Close(ctx, code, reason)
 	}
 	return errors.Join(err, d.survival.close(), d.sockets.Close())
-}
-
-// Welcome is what a person who has started the daemon in a terminal wants to know: where the demo page is, if it is served
-// over TCP, and how to publish.
-func (s *Sockets) Welcome(demo bool) string {
-	websocket, publish := s.Addresses()
-	text := ""
-	for _, address := range websocket {
-		if host, port, err := net.SplitHostPort(address); demo && err == nil && text == "" {
-			if ip := net.ParseIP(host); ip.IsUnspecified() { // not what a browser connects to
-				host = "localhost"
-			}
-			text = fmt.Sprintf("demo page:  http://%s/\n", net.JoinHostPort(host, port))
-		}
-	}
-	for _, path := range publish[:min(1, len(publish))] {
-		text += fmt.Sprintf("publish:    wscast publish --socket %s default hello\n", path)
-	}
-	return text
 }

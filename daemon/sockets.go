@@ -410,3 +410,22 @@ func (s *Sockets) Addresses() (websocket, publish []string) {
 	}
 	return websocket, publish
 }
+
+// Welcome is what a person who has started the daemon in a terminal wants to know: where the demo page is, if it is served
+// over TCP, and how to publish. tool is the command wscast.
+func (s *Sockets) Welcome(demo bool, tool string) string {
+	websocket, publish := s.Addresses()
+	text := ""
+	for _, address := range websocket {
+		if host, port, err := net.SplitHostPort(address); demo && err == nil && text == "" {
+			if ip := net.ParseIP(host); ip.IsUnspecified() { // not what a browser connects to
+				host = "localhost"
+			}
+			text = fmt.Sprintf("demo page:  http://%s/\n", net.JoinHostPort(host, port))
+		}
+	}
+	for _, path := range publish[:min(1, len(publish))] {
+		text += fmt.Sprintf("publish:    %s publish --socket %s default hello\n", tool, path)
+	}
+	return text
+}

@@ -252,7 +252,7 @@ func byHand(t testing.TB, change ...func(c *Config, dir string)) (*Config, strin
 
 func TestBind(t *testing.T) {
 	c, dir := byHand(t, func(c *Config, dir string) {
-		c.WebSocket.Listen = []string{"127.0.0.1:0", "[::1]:0", filepath.Join(dir, "websocket.sock"), "localhost:0"}
+		c.WebSocket.Listen = []string{"127.0.0.1:0", "[::1]:0", filepath.Join(dir, "websocket.sock")}
 		c.WebSocket.Mode, c.Publish.Mode = 0o606, 0o620
 		c.Publish.Listen = append(c.Publish.Listen, filepath.Join(dir, "publish2.sock"))
 		c.Publish.Datagrams = []string{filepath.Join(dir, "datagrams.sock"), filepath.Join(dir, "datagrams2.sock")}
@@ -266,7 +266,7 @@ func TestBind(t *testing.T) {
 		t.Fatal(err)
 	}
 	websocket, publish := s.Addresses()
-	if len(websocket) != 4 || !slices.Equal(publish, c.Publish.Listen) || len(s.Datagrams) != 2 {
+	if len(websocket) != 3 || !slices.Equal(publish, c.Publish.Listen) || len(s.Datagrams) != 2 {
 		t.Fatalf("sockets %q, %q, %d", websocket, publish, len(s.Datagrams))
 	}
 	for i, prefix := range []string{"127.0.0.1:", "[::1]:", filepath.Join(dir, "websocket.sock")} {
@@ -421,7 +421,7 @@ func TestWelcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer publish.Close()
-	line := "publish:    wscast publish --socket " + publish.Addr().String() + " default hello\n"
+	line := "publish:    bin/wscast publish --socket " + publish.Addr().String() + " default hello\n"
 	for address, page := range map[string]string{
 		"127.0.0.1:7311": "http://127.0.0.1:7311/", "[::1]:80": "http://[::1]:80/", "0.0.0.0:7311": "http://localhost:7311/", "[::]:7311": "http://localhost:7311/", "/run/a.sock": "",
 	} {
@@ -431,10 +431,10 @@ func TestWelcome(t *testing.T) {
 		if page != "" {
 			want = "demo page:  " + page + "\n" + line
 		}
-		if got := s.Welcome(true); got != want {
+		if got := s.Welcome(true, "bin/wscast"); got != want {
 			t.Errorf("%s: %q, want %q", address, got, want)
 		}
-		if got := s.Welcome(false); got != line {
+		if got := s.Welcome(false, "bin/wscast"); got != line {
 			t.Errorf("%s without --demo: %q, want %q", address, got, line)
 		}
 	}

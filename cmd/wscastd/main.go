@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -92,7 +93,7 @@ func run(args []string, stdout io.Writer) error {
 		if sockets, err = daemon.Bind(&config); err != nil {
 			return err
 		}
-		welcome = sockets.Welcome(o.demo)
+		welcome = sockets.Welcome(o.demo, tool())
 	}
 
 	var level slog.LevelVar
@@ -126,6 +127,16 @@ systemd; started by hand, it makes them itself, at the addresses of the configur
 
 Exit codes: 0 stopped by a signal, 1 failure, 2 wrong flags, 78 wrong configuration.
 `
+
+// tool is how to call wscast: as it was called itself, when it lies beside this program.
+func tool() string {
+	if beside := filepath.Join(filepath.Dir(os.Args[0]), "wscast"); strings.Contains(os.Args[0], "/") {
+		if _, err := os.Stat(beside); err == nil {
+			return beside
+		}
+	}
+	return "wscast"
+}
 
 // options of the command line.
 type options struct {
