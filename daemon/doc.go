@@ -2,7 +2,7 @@
 //
 // # Reading order
 //
-// README.md, doc/protocol.txt, ipc, this page, daemon/msglog, daemon/loop, daemon/frame, cmd/wscastd.
+// README.md, doc/protocol.txt, ipc, this page, daemon/msglog, daemon/loop, daemon/survive, daemon/frame, cmd/wscastd.
 //
 // # Who owns what
 //
@@ -15,6 +15,8 @@
 //	  - The log owns the messages, the channels and the count of their clients. Its memory outlives the process if the
 //	    descriptor does.
 //	  - Each loop owns its clients. What the daemon knows about HTTP, the handshaker, is called by the loops.
+//	  - The connection table and the parking lot (survive.Keep) have what the next process needs to know of the clients, and
+//	    the connections themselves. systemd has a duplicate of the log's, the table's and the lot's descriptors.
 //	  - ipc.Server owns publishers and local subscribers; the Daemon is its Broker.
 //
 // # Goroutines
@@ -25,13 +27,14 @@
 //
 // # Locks
 //
-// In the order in which they are taken: ipc's, then msglog.Log's, then a Reader's. A loop's own lock is taken with
-// none of them held. The configuration is replaced as a whole, behind an atomic pointer.
+// In the order in which they are taken: ipc's, then msglog.Log's, then a Reader's. The locks of the lot and of the table
+// are taken by loops that hold none, the table's under the lot's. A loop's own lock is taken with none of them held. The configuration is replaced as a whole, behind an atomic pointer.
 //
 // # Failure
 //
 // A socket of the wrong kind or name, and a configuration that cannot be used, are errors before there is a Daemon, and
 // name what is wrong; a bad file at a reload changes nothing. An error that concerns one client or publisher ends there.
 // An error of a listening socket, and a signal, end Run; the process exits, and systemd starts the next one on the same
-// sockets. A loop that stands still keeps WATCHDOG=1 from being sent, with the same result.
+// sockets, and on what survives. Whatever way the process ends, the next one starts in the one way there is: it takes
+// over what is there (survival.go). A loop that stands still keeps WATCHDOG=1 from being sent, with the same result.
 package daemon
