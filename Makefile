@@ -73,7 +73,9 @@ install: build
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/sbin/|$(SBINDIR)/|; s|/etc/wscast/|$(SYSCONFDIR)/wscast/|' systemd/wscast.service >$(DESTDIR)$(UNITDIR)/wscast.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/wscast.service
-	install -m 644 systemd/wscast.socket systemd/wscast-publish.socket $(DESTDIR)$(UNITDIR)
+	sed 's|/run/wscast/publish\.sock|$(SOCKET)|' systemd/wscast-publish.socket >$(DESTDIR)$(UNITDIR)/wscast-publish.socket
+	chmod 644 $(DESTDIR)$(UNITDIR)/wscast-publish.socket
+	install -m 644 systemd/wscast.socket $(DESTDIR)$(UNITDIR)
 	install -D -m 644 systemd/wscast.sysusers $(DESTDIR)$(SYSUSERSDIR)/wscast.conf
 	install -D -m 644 packaging/completions/wscast.bash $(DESTDIR)$(DATADIR)/bash-completion/completions/wscast
 	install -D -m 644 packaging/completions/wscast.zsh $(DESTDIR)$(DATADIR)/zsh/site-functions/_wscast

@@ -294,6 +294,19 @@ func keys(t *testing.T, m manual) {
 	}
 }
 
+// eachKey goes through the keys of a configuration, without those of [[channel]].
+func eachKey(config reflect.Value, do func(key string, value reflect.Value)) {
+	for i := range config.NumField() {
+		section := config.Type().Field(i)
+		if section.Type.Kind() == reflect.Slice {
+			continue
+		}
+		for j := range section.Type.NumField() {
+			do(section.Tag.Get("toml")+"."+section.Type.Field(j).Tag.Get("toml"), config.Field(i).Field(j))
+		}
+	}
+}
+
 func restartKeys(t *testing.T, m manual) {
 	_, about, _ := m.entries()
 	var marked []string
@@ -304,23 +317,18 @@ func restartKeys(t *testing.T, m manual) {
 	}
 	// Every value is another one.
 	changed := daemon.Defaults()
-	for _, section := range reflect.ValueOf(&changed).Elem().Fields() {
-		if section.Kind() == reflect.Slice {
-			continue
+	eachKey(reflect.ValueOf(&changed).Elem(), func(_ string, value reflect.Value) {
+		switch value.Kind() {
+		case reflect.String:
+			value.SetString(value.String() + "x")
+		case reflect.Slice:
+			value.Set(reflect.Append(value, reflect.ValueOf("x")))
+		case reflect.Uint32:
+			value.SetUint(value.Uint() + 1)
+		default:
+			value.SetInt(value.Int() + 1)
 		}
-		for _, value := range section.Fields() {
-			switch value.Kind() {
-			case reflect.String:
-				value.SetString(value.String() + "x")
-			case reflect.Slice:
-				value.Set(reflect.Append(value, reflect.ValueOf("x")))
-			case reflect.Uint32:
-				value.SetUint(value.Uint() + 1)
-			default:
-				value.SetInt(value.Int() + 1)
-			}
-		}
-	}
+	})
 	same(t, "keys that need a restart", daemon.FixedChanges(daemon.Defaults(), changed), marked)
 }
 
@@ -365,21 +373,16 @@ func configurations(t *testing.T, m manual) {
 // limits: a row of the table ends with a key in parentheses, and before that is the key's default.
 func limits(t *testing.T, m manual) {
 	defaults := make(map[string]string)
-	for section, sectionValue := range reflect.ValueOf(daemon.Defaults()).Fields() {
-		if sectionValue.Kind() == reflect.Slice {
-			continue
+	eachKey(reflect.ValueOf(daemon.Defaults()), func(key string, value reflect.Value) {
+		text := fmt.Sprint(value)
+		switch v := value.Interface().(type) {
+		case daemon.Size:
+			text = regexp.MustCompile(`^\d+`).ReplaceAllString(v.String(), "$0 ")
+		case daemon.Duration:
+			text = fmt.Sprintf("%g s", time.Duration(v).Seconds())
 		}
-		for field, value := range sectionValue.Fields() {
-			text := fmt.Sprint(value)
-			switch v := value.Interface().(type) {
-			case daemon.Size:
-				text = regexp.MustCompile(`^\d+`).ReplaceAllString(v.String(), "$0 ")
-			case daemon.Duration:
-				text = fmt.Sprintf("%g s", time.Duration(v).Seconds())
-			}
-			defaults[section.Tag.Get("toml")+"."+field.Tag.Get("toml")] = text
-		}
-	}
+		defaults[key] = text
+	})
 	rows := regexp.MustCompile(`(?m)^\.It [A-Z].*\n(.*)\n\.Pq Ic (\S+)`).FindAllStringSubmatch(section(t, m.pages["wscast.7"], "LIMITS"), -1)
 	for _, row := range rows {
 		if value := defaults[row[2]]; value == "" || !regexp.MustCompile(`\b`+value+`\b`).MatchString(row[1]) {

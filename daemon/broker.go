@@ -53,6 +53,9 @@ func (d *Daemon) Head() uint64 { return d.store.Head() }
 // Tail implements ipc.Broker.
 func (d *Daemon) Tail() ipc.Tail { return tail{d.store.Follow()} }
 
+// TailFrom implements ipc.Broker.
+func (d *Daemon) TailFrom(seq uint64) ipc.Tail { return tail{d.store.FollowFrom(seq)} }
+
 // tail shows a follower of the log to the publish socket.
 type tail struct{ *msglog.Follower }
 

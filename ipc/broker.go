@@ -18,6 +18,9 @@ type Broker interface {
 	Info() []Section
 	// Tail is a reader at the head of the log: it sees every message appended after the call.
 	Tail() Tail
+	// TailFrom is a reader of every message after seq. Where some of them are gone, or seq is above Head, its first
+	// Next returns ErrBehind.
+	TailFrom(seq uint64) Tail
 	// Head is the sequence number of the newest message; 0 if there has been none.
 	Head() uint64
 }
@@ -35,6 +38,9 @@ type Tail interface {
 	// and Channel are valid until the next call. want is quick and calls nothing of the Broker.
 	// ErrBehind: the log has overwritten messages not yet read. ErrClosed after Close.
 	Next(want func(channel string) bool) (Message, error)
+	// Seen is the sequence number up to which Next has come: every message up to it was returned or not wanted. It is
+	// called by the goroutine that calls Next, also after Close.
+	Seen() uint64
 	Close()
 }
 

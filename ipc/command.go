@@ -528,7 +528,7 @@ func (s *Server) connections() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
+	for _, c := range s.conns {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *conn) int { return int(a.id - b.id) })

@@ -28,6 +28,8 @@ const flushAt = 64 << 10
 // two holds mu while it produces and writes output: so an answer never comes in the middle of a message, and a
 // confirmation comes before the first message.
 //
+// A connection that an earlier Server suspended (suspend.go) begins with what that one had left over: restart.
+//
 // Lock order: mu, then Server.mu, index.mu, subs.mu or about.mu, none of which is held while another is taken.
 type conn struct {
 	server *Server
@@ -58,6 +60,12 @@ type conn struct {
 	track   string
 	counted batchCounts
 
+	// Of a connection that Suspend has stopped, and of one resumed until restart has dealt with them.
+	unsent  []byte // what the peer did not take: it goes out before anything else
+	timed   bool   // unsent is answers, for which the peer has ReplyTimeout
+	resting Tail   // what follow was reading
+	at      uint64 // how far it had come
+
 	subs subscriptions
 
 	active atomic.Int64            // Unix time of the last input
@@ -74,6 +82,7 @@ type batchCounts struct{ commands, published, errors uint64 }
 var (
 	errEnded = errors.New("the connection is to be closed")
 	errSlow  = errors.New("answers are not read")
+	errRest  = errors.New("the server suspends its connections, and the peer does not take what it is sent")
 )
 
 func newConn(s *Server, sock *net.UnixConn, peer Peer) (*conn, error) {
@@ -81,26 +90,30 @@ func newConn(s *Server, sock *net.UnixConn, peer Peer) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{server: s, sock: sock, raw: raw, peer: peer, id: s.lastID.Add(1), since: time.Now()}
+	c := &conn{server: s, sock: sock, raw: raw, peer: peer, since: time.Now()}
 	c.recv, c.send = c.tryRead, c.tryWrite
 	return c, nil
 }
 
 func (c *conn) serve() {
 	defer c.server.running.Done()
-	defer c.close()
-	for {
-		if err := c.fill(); err != nil {
-			return
-		}
-		if err := c.batch(); err != nil {
-			if errors.Is(err, errSlow) {
-				c.server.count.slow.Add(1)
-				c.server.log().Warn("publisher closed: it does not read its answers", "pid", c.peer.PID, "uid", c.peer.UID, "name", c.name())
-			}
-			return
+	err := c.restart()
+	if err == nil && c.in.pending() {
+		err = c.batch()
+	}
+	for err == nil {
+		if err = c.fill(); err == nil {
+			err = c.batch()
 		}
 	}
+	if c.rest(err) {
+		return
+	}
+	if errors.Is(err, errSlow) {
+		c.server.count.slow.Add(1)
+		c.server.log().Warn("publisher closed: it does not read its answers", "pid", c.peer.PID, "uid", c.peer.UID, "name", c.name())
+	}
+	c.close()
 }
 
 // fill reads what there is, and waits for it if need be.
@@ -154,6 +167,9 @@ func (c *conn) batch() error {
 
 func (c *conn) commands() error {
 	for {
+		if len(c.unsent) > 0 {
+			return errRest // what has been read goes on to the next server
+		}
 		args, err := c.in.next(c.server.MaxMessage())
 		switch {
 		case err == nil:
@@ -230,9 +246,14 @@ func (c *conn) flush() error {
 	return c.broken
 }
 
-// write writes b; in most cases that is one system call and no timer. The caller holds mu.
+// write writes b; in most cases that is one system call and no timer. What a suspended connection's peer does not take
+// becomes unsent. The caller holds mu.
 func (c *conn) write(b []byte, timed bool) {
-	if c.broken == nil {
+	switch {
+	case c.broken != nil:
+	case len(c.unsent) > 0:
+		c.unsent = append(c.unsent, b...) // the rest of the same answer
+	default:
 		c.broken = c.writeAll(b, timed)
 	}
 }
@@ -251,19 +272,22 @@ func (c *conn) writeAll(b []byte, timed bool) error {
 	if len(b) == 0 {
 		return nil
 	}
-	if timed || c.server.isClosed() {
-		timeout := c.server.replyTimeout()
-		c.sock.SetWriteDeadline(time.Now().Add(timeout))
-		if c.server.isClosed() { // Close may have set its own in between
-			c.sock.SetWriteDeadline(time.Now().Add(closeGrace))
-		}
+	if timed {
+		c.sock.SetWriteDeadline(time.Now().Add(c.server.replyTimeout()))
 		defer c.sock.SetWriteDeadline(time.Time{})
 	}
-	_, err = c.sock.Write(b)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errSlow
+	if until, stopping := c.server.stopping(); stopping { // interrupt may have come before the deadline above
+		c.sock.SetWriteDeadline(until)
 	}
-	return err
+	n, err := c.sock.Write(b)
+	switch {
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	case c.server.isSuspended():
+		c.unsent, c.timed = append(c.unsent, b[n:]...), timed
+		return nil
+	}
+	return errSlow
 }
 
 // tryWrite writes what the socket takes now. It never asks the poller to wait.
@@ -277,10 +301,11 @@ func (c *conn) tryWrite(fd uintptr) bool {
 	return true
 }
 
-// interrupt makes serve end soon: at once if it waits for input, otherwise after the batch. Called by Server.Close.
-func (c *conn) interrupt() {
+// interrupt makes serve end soon: at once if it waits for input, otherwise after the batch, whose writes may take
+// until a time. Called when the server is closed or suspended.
+func (c *conn) interrupt(until time.Time) {
 	c.sock.SetReadDeadline(longAgo)
-	c.sock.SetWriteDeadline(time.Now().Add(closeGrace))
+	c.sock.SetWriteDeadline(until)
 }
 
 // close forgets the connection, and then lets the peer know.
@@ -294,7 +319,7 @@ func (c *conn) close() {
 	c.mu.Unlock()
 	s := c.server
 	s.mu.Lock()
-	delete(s.conns, c)
+	delete(s.conns, c.id)
 	s.mu.Unlock()
 	c.sock.Close()
 }

@@ -17,8 +17,12 @@
 // Locks: each connection's own (conn.mu) before any of the server's, and no two of the server's at a time. The
 // Broker is called with conn.mu held, which nobody but the connection's two goroutines ever takes.
 //
+// At a clean restart connections are not closed but handed on: Suspend brings each to rest between two commands and gives
+// back its descriptor and state, and the next process's Server goes on with it (Resume). suspend.go has the way, state.go
+// what is handed on. A connection that cannot be handed on is closed, as by Close.
+//
 // When something fails, it fails for one connection: a protocol error, or an error of the socket, closes
-// it. Serve returns only for an error of the listener, or after Close.
+// it. Serve returns only for an error of the listener, or after Close or Suspend.
 //
 // # Client
 //

@@ -12,14 +12,14 @@ type testLog struct {
 	messages []Message
 	forgot   uint64 // messages up to here have been overwritten
 	clients  map[string]int
-	refuse   error         // of Publish
-	changed  chan struct{} // closed and made anew by each Publish
-	plain    bool          // tails without TryNext
-	tails    int           // open ones
+	refuse   error                  // of Publish
+	changed  chan struct{}          // closed and made anew by each Publish
+	plain    bool                   // tails without TryNext
+	tails    map[*testTail]struct{} // open ones
 }
 
 func newTestLog() *testLog {
-	return &testLog{clients: make(map[string]int), changed: make(chan struct{})}
+	return &testLog{clients: make(map[string]int), tails: make(map[*testTail]struct{}), changed: make(chan struct{})}
 }
 
 // set changes a field while the server runs.
@@ -84,11 +84,13 @@ func (l *testLog) published() []Message {
 	return slices.Clone(l.messages)
 }
 
-func (l *testLog) Tail() Tail {
-	t := &testTail{log: l, at: l.Head(), closed: make(chan struct{})}
+func (l *testLog) Tail() Tail { return l.TailFrom(l.Head()) }
+
+func (l *testLog) TailFrom(seq uint64) Tail {
+	t := &testTail{log: l, at: seq, closed: make(chan struct{})}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tails++
+	l.tails[t] = struct{}{}
 	if l.plain {
 		return struct{ Tail }{t}
 	}
@@ -103,12 +105,12 @@ type testTail struct {
 
 func (t *testTail) Close() {
 	close(t.closed)
-	t.log.set(func(l *testLog) { l.tails-- })
+	t.log.set(func(l *testLog) { delete(l.tails, t) })
 }
 
 // following is the number of open tails.
 func (l *testLog) following() (n int) {
-	l.set(func(l *testLog) { n = l.tails })
+	l.set(func(l *testLog) { n = len(l.tails) })
 	return n
 }
 
@@ -126,6 +128,23 @@ func (t *testTail) Next(want func(string) bool) (Message, error) {
 	}
 }
 
+func (t *testTail) Seen() uint64 {
+	t.log.mu.Lock()
+	defer t.log.mu.Unlock()
+	return t.at
+}
+
+// seen is how far all of the open tails have come.
+func (l *testLog) seen() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := uint64(len(l.messages))
+	for t := range l.tails {
+		at = min(at, t.at)
+	}
+	return at
+}
+
 func (t *testTail) TryNext(want func(string) bool) (Message, bool, error) {
 	m, ok, _, err := t.next(want)
 	return m, ok, err
@@ -134,7 +153,7 @@ func (t *testTail) TryNext(want func(string) bool) (Message, bool, error) {
 func (t *testTail) next(want func(string) bool) (m Message, ok bool, changed chan struct{}, err error) {
 	t.log.mu.Lock()
 	defer t.log.mu.Unlock()
-	if t.at < t.log.forgot {
+	if t.at < t.log.forgot || t.at > uint64(len(t.log.messages)) {
 		return m, false, nil, ErrBehind
 	}
 	for t.at < uint64(len(t.log.messages)) {

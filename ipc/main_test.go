@@ -51,27 +51,26 @@ const deadline = 20 * time.Second // for an event that comes at once unless some
 // daemon is a running Server with its log, on a socket of its own.
 type daemon struct {
 	*Server
-	log  *testLog
-	path string
+	log    *testLog
+	path   string
+	change []func(*Server)
+	l      *net.UnixListener
+	served chan error
 }
 
 // start runs a Server until the test ends. change may set it up before it serves.
 func start(t testing.TB, change ...func(*Server)) *daemon {
 	t.Helper()
-	d := &daemon{log: newTestLog(), path: filepath.Join(t.TempDir(), "publish.sock")}
-	d.Server = &Server{Broker: d.log, Version: "1.2.3"}
-	for _, f := range change {
-		f(d.Server)
-	}
+	d := &daemon{log: newTestLog(), path: filepath.Join(t.TempDir(), "publish.sock"), change: change}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- d.Serve(l) }()
+	d.l = l
+	d.resume(t, nil)
 	t.Cleanup(func() {
 		d.Close()
-		if err := <-served; err != nil {
+		if err := <-d.served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 		if n := d.log.following(); n != 0 {
@@ -80,6 +79,50 @@ func start(t testing.TB, change ...func(*Server)) *daemon {
 		l.Close()
 	})
 	return d
+}
+
+// begin makes a Server that does not serve yet.
+func (d *daemon) begin() {
+	d.served = make(chan error, 1)
+	d.Server = &Server{Broker: d.log, Version: "1.2.3"}
+	for _, f := range d.change {
+		f(d.Server)
+	}
+}
+
+// suspend stops the Server and checks that nothing of it is left.
+func (d *daemon) suspend(t testing.TB) []Suspended {
+	t.Helper()
+	all := d.Suspend()
+	if err := <-d.served; err != nil {
+		t.Fatalf("Serve: %v", err)
+	}
+	if n := d.log.following(); n != 0 {
+		t.Fatalf("%d tails are left open", n)
+	}
+	return all
+}
+
+// resume begins another Server on the same listener, which takes the connections over.
+func (d *daemon) resume(t testing.TB, all []Suspended) {
+	t.Helper()
+	d.begin()
+	for _, s := range all {
+		if err := d.Resume(s.FD, s.State); err != nil {
+			t.Errorf("Resume: %v", err)
+		}
+	}
+	server, served := d.Server, d.served
+	go func() {
+		served <- server.Serve(d.l)
+		close(served) // suspend has read the error, or the end of the test does
+	}()
+}
+
+// restart is what the daemon does: one Server after the other.
+func (d *daemon) restart(t testing.TB) {
+	t.Helper()
+	d.resume(t, d.suspend(t))
 }
 
 // session is a connection that says what it expects, byte for byte.

@@ -256,6 +256,9 @@ func (q *requests) move(to *buffer) {
 	q.at, q.end, q.start = q.at-q.start, q.end-q.start, 0
 }
 
+// pending reports whether there is input that next has not taken.
+func (q *requests) pending() bool { return q.at < q.end }
+
 // idle gives back what is not needed while there is no input to wait for the rest of.
 func (q *requests) idle() {
 	if q.start < q.end || q.buf == nil {

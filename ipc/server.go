@@ -18,7 +18,7 @@ const (
 	defaultReplyTimeout = 10 * time.Second
 	defaultMaxConns     = 10000 // as Redis's maxclients
 
-	// closeGrace is how long Close waits for a peer to take its last answers.
+	// closeGrace is how long Close and Suspend wait for peers to take their last answers.
 	closeGrace = time.Second
 	// logEvery is how often at most one kind of trouble is logged.
 	logEvery = time.Minute
@@ -36,20 +36,23 @@ type Server struct {
 	MaxConns int
 
 	maxMessage  atomic.Int64
-	started     atomic.Int64 // Unix time of the first Serve, for uptime
-	lastID      atomic.Int64
+	started     atomic.Int64 // Unix time of the first Serve or Resume, for uptime
 	subscribers index
 	count       counts
 
-	mu      sync.Mutex
-	closed  bool
-	closing chan struct{}          // made by the first Serve, closed by Close
-	waiting map[deadliner]struct{} // listeners and datagram sockets
-	conns   map[*conn]struct{}
-	running sync.WaitGroup // every goroutine of the server, and every Serve; Add only with mu held and closed false, or by one of them
+	mu        sync.Mutex
+	closed    bool                   // by Close or Suspend
+	suspended bool                   // by Suspend
+	until     time.Time              // once closed: how long peers have to take their last answers
+	closing   chan struct{}          // made by the first Serve or Resume, closed with the server
+	waiting   map[deadliner]struct{} // listeners and datagram sockets
+	conns     map[int64]*conn        // by id
+	lastID    int64                  // of a connection, here or in an earlier server
+	rested    []*conn                // suspended
+	running   sync.WaitGroup         // every goroutine of the server, and every Serve; Add only with mu held and closed false, or by one of them
 }
 
-// deadliner is what Close wakes.
+// deadliner is what stop wakes.
 type deadliner interface{ SetReadDeadline(time.Time) error }
 
 // listener gives net.UnixListener's deadline the name that it has elsewhere.
@@ -169,12 +172,12 @@ func (s *Server) accepted(sock *net.UnixConn) {
 		return
 	}
 	s.mu.Lock()
-	if s.closed {
+	if s.closed && !s.suspended {
 		s.mu.Unlock()
 		sock.Close()
 		return
 	}
-	if len(s.conns) >= maxConns {
+	if len(s.conns)+len(s.rested) >= maxConns {
 		s.mu.Unlock()
 		s.count.refused.Add(1)
 		// A new socket's buffer is empty: this does not block.
@@ -182,7 +185,14 @@ func (s *Server) accepted(sock *net.UnixConn) {
 		sock.Close()
 		return
 	}
-	s.conns[c] = struct{}{}
+	s.lastID++
+	c.id = s.lastID
+	if s.suspended { // while the connection was being accepted: Suspend waits for Serve
+		s.rested = append(s.rested, c)
+		s.mu.Unlock()
+		return
+	}
+	s.conns[c.id] = c
 	s.running.Add(1)
 	s.mu.Unlock()
 	go c.serve()
@@ -192,40 +202,51 @@ func (s *Server) accepted(sock *net.UnixConn) {
 // when it returns, which takes at most about a second (a peer that does not take its answers). A publisher
 // whose command was not answered does not know whether it was taken. It always returns nil.
 func (s *Server) Close() error {
+	s.stop(false)
+	return nil
+}
+
+// stop ends all goroutines, and reports whether it was this call that did.
+func (s *Server) stop(suspend bool) bool {
 	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
+	first := !s.closed
+	if first {
+		s.closed, s.suspended, s.until = true, suspend, time.Now().Add(closeGrace)
 		if s.closing != nil {
 			close(s.closing)
 		}
 		for w := range s.waiting {
 			w.SetReadDeadline(longAgo)
 		}
-		for c := range s.conns {
-			c.interrupt()
+		for _, c := range s.conns {
+			c.interrupt(s.until)
 		}
 	}
 	s.mu.Unlock()
 	s.running.Wait()
-	return nil
+	return first
 }
 
-// begin registers what Close has to wake; ok is false after Close.
+// begin registers what stop has to wake; ok is false after it.
 func (s *Server) begin(w deadliner) (closing <-chan struct{}, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, false
 	}
-	if s.closing == nil {
-		s.closing = make(chan struct{})
-		s.waiting = make(map[deadliner]struct{})
-		s.conns = make(map[*conn]struct{})
-		s.started.Store(time.Now().Unix())
-	}
+	s.openLocked()
 	s.waiting[w] = struct{}{}
 	s.running.Add(1)
 	return s.closing, true
+}
+
+func (s *Server) openLocked() {
+	if s.closing == nil {
+		s.closing = make(chan struct{})
+		s.waiting = make(map[deadliner]struct{})
+		s.conns = make(map[int64]*conn)
+		s.started.Store(time.Now().Unix())
+	}
 }
 
 // end undoes begin: the socket can be served by another Server.
@@ -243,6 +264,19 @@ func (s *Server) isClosed() bool {
 	return s.closed
 }
 
+func (s *Server) isSuspended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.suspended
+}
+
+// stopping reports whether the server is closed or suspended, and until when peers can take what they are sent.
+func (s *Server) stopping() (until time.Time, stopping bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.until, s.closed
+}
+
 func (s *Server) log() *slog.Logger {
 	if s.Log == nil {
 		return slog.New(slog.DiscardHandler)
@@ -251,10 +285,7 @@ func (s *Server) log() *slog.Logger {
 }
 
 func (s *Server) replyTimeout() time.Duration {
-	switch {
-	case s.isClosed():
-		return closeGrace
-	case s.ReplyTimeout > 0:
+	if s.ReplyTimeout > 0 {
 		return s.ReplyTimeout
 	}
 	return defaultReplyTimeout

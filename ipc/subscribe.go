@@ -172,9 +172,7 @@ func (c *conn) subscribe(k *kind, names [][]byte) {
 	}
 	c.say = true
 	if c.tail == nil {
-		c.tail = c.server.Broker.Tail()
-		c.server.running.Add(1) // serve, which calls this, counts as well: Close is still waiting
-		go c.follow(c.tail)
+		c.startFollow(c.server.Broker.Tail())
 	}
 	since := c.server.Broker.Head()
 	for _, name := range names {
@@ -244,6 +242,13 @@ func (c *conn) forgetSubscriptions() {
 	}
 }
 
+// startFollow starts the second goroutine. The caller is serve, and holds mu.
+func (c *conn) startFollow(t Tail) {
+	c.tail = t
+	c.server.running.Add(1) // serve counts as well: stop is still waiting
+	go c.follow(t)
+}
+
 // unfollow makes follow end. The caller holds mu.
 func (c *conn) unfollow() {
 	if c.tail != nil {
@@ -263,7 +268,15 @@ func (c *conn) follow(t Tail) {
 	for failed == nil {
 		m, err := t.Next(c.subs.want)
 		c.mu.Lock()
-		if c.tail != t { // unsubscribed, closed, or both and subscribed again
+		if c.tail == t && len(c.unsent) > 0 { // nothing can be written behind it: the message is left to the next server
+			c.comeToRest()
+		}
+		if c.tail != t { // unsubscribed, closed, suspended, or unsubscribed and subscribed again
+			if c.resting == t {
+				if c.at = t.Seen(); err == nil {
+					c.at = m.Seq - 1
+				}
+			}
 			c.mu.Unlock()
 			return
 		}

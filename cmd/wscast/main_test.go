@@ -199,7 +199,9 @@ func (l *memoryLog) Head() uint64 {
 	return uint64(len(l.messages))
 }
 
-func (l *memoryLog) Tail() ipc.Tail { return &memoryTail{log: l, next: l.Head()} }
+func (l *memoryLog) Tail() ipc.Tail { return l.TailFrom(l.Head()) }
+
+func (l *memoryLog) TailFrom(seq uint64) ipc.Tail { return &memoryTail{log: l, next: seq} }
 
 // await waits until the log has n messages and returns them.
 func (l *memoryLog) await(t *testing.T, n int) []ipc.Message {
@@ -239,6 +241,9 @@ func (r *memoryTail) Next(want func(string) bool) (ipc.Message, error) {
 		if r.closed {
 			return ipc.Message{}, ipc.ErrClosed
 		}
+		if r.next > uint64(len(r.log.messages)) {
+			return ipc.Message{}, ipc.ErrBehind
+		}
 		m := r.log.messages[r.next]
 		r.next++
 		if want(m.Channel) {
@@ -246,6 +251,8 @@ func (r *memoryTail) Next(want func(string) bool) (ipc.Message, error) {
 		}
 	}
 }
+
+func (r *memoryTail) Seen() uint64 { return r.next }
 
 func (r *memoryTail) Close() {
 	r.log.mu.Lock()

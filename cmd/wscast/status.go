@@ -18,7 +18,7 @@ var statusCommand = command{
 	name:    "status",
 	summary: "report clients, channels, rates, the log, version and uptime",
 	help: `
-Prints what wscastd answers to INFO, section by section; doc/protocol.txt explains
+Prints what wscastd answers to INFO, section by section; wscast(1) explains
 the fields. Those that are there for Redis clients only are left out. With --json it
 is all of INFO: an object of sections, each an object of fields, numbers as numbers:
 

@@ -50,6 +50,22 @@ func (l *Log) Follow() *Follower {
 	return f
 }
 
+// FollowFrom makes a follower that sees every message after seq. Where seq is above the head, it is behind from the
+// beginning: seq is of another log.
+func (l *Log) FollowFrom(seq uint64) *Follower {
+	f := l.Follow() // f.next is head + 1
+	if seq < f.next {
+		f.next = seq + 1
+	} else {
+		f.next = 0 // below any tail
+	}
+	return f
+}
+
+// Seen is the sequence number up to which every message was returned or not wanted. It is for the goroutine that calls
+// Next, also after Close.
+func (f *Follower) Seen() uint64 { return f.next - 1 - uint64(len(f.batch)-f.at) }
+
 func (f *Follower) kick() {
 	select {
 	case f.news <- struct{}{}:

@@ -205,3 +205,47 @@ func TestFollowConcurrent(t *testing.T) {
 		}
 	}
 }
+// A follower from a place sees what came after it; from a place that the log has overwritten, or has not come to, it is behind.
+// Seen tells how far it has looked, wanted or not.
+func TestFollowFrom(t *testing.T) {
+	l := small(t)
+	for range 5 {
+		appendTo(t, l, []byte("news"), []byte("x"))
+	}
+	f := l.FollowFrom(2)
+	defer f.Close()
+	if n := f.Seen(); n != 2 {
+		t.Errorf("at the beginning it has seen %d", n)
+	}
+	if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Seq != 3 || f.Seen() != 3 {
+		t.Fatalf("%+v, %v, %v, seen %d", m, ok, err, f.Seen())
+	}
+	if m, ok, err := f.TryNext(func(string) bool { return false }); ok || err != nil || f.Seen() != 5 {
+		t.Fatalf("%+v, %v, %v, seen %d", m, ok, err, f.Seen())
+	}
+	f.Close()
+	if _, err := f.Next(everything); err != ErrClosed || f.Seen() != 5 {
+		t.Fatalf("%v, seen %d", err, f.Seen())
+	}
+	head := l.FollowFrom(5)
+	defer head.Close()
+	if m, ok, err := head.TryNext(everything); ok || err != nil {
+		t.Fatalf("from the head: %+v, %v, %v", m, ok, err)
+	}
+	for _, seq := range []uint64{7, 1 << 63, ^uint64(0)} {
+		f := l.FollowFrom(seq)
+		defer f.Close()
+		appendTo(t, l, []byte("news"), []byte("x"))
+		if m, err := f.Next(everything); err != ErrBehind {
+			t.Fatalf("from %d: %+v, %v", seq, m, err)
+		}
+	}
+	for l.m.head.tail.Load() < 3 {
+		appendTo(t, l, []byte("news"), []byte("x"))
+	}
+	old := l.FollowFrom(1)
+	defer old.Close()
+	if m, err := old.Next(everything); err != ErrBehind {
+		t.Fatalf("from what is gone: %+v, %v", m, err)
+	}
+}
