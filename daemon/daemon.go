@@ -94,6 +94,7 @@ func (d *Daemon) apply(c *Config) {
 // Run serves until SIGTERM or SIGINT comes over signals, or a listening socket fails. SIGHUP reloads the configuration.
 func (d *Daemon) Run(signals <-chan os.Signal) error {
 	d.survival.adopt(d.loops, d.log)
+	d.survival.resume(d.server, d.log)
 	failed := make(chan error, len(d.sockets.Publish)+len(d.sockets.Datagrams))
 	err := d.serve(failed)
 	if err == nil {
@@ -214,11 +215,13 @@ func (d *Daemon) stop() error {
 	}
 	d.notify.stopping()
 	d.loops.StopAccepting()
-	err := d.server.Close()
+	var err error
 	if heir {
+		d.survival.hand(d.server.Suspend(), d.log)
 		d.loops.Suspend()
 		d.survival.keep.Table.Lived()
 	} else {
+		err = d.server.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 		defer cancel()
 		d.loops.Close(ctx, code, reason)

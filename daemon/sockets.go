@@ -13,8 +13,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
-
-	"wscast/daemon/survive"
 )
 
 // Sockets are what the daemon serves on. It never opens one itself once it runs: they come from systemd by name, or are
@@ -79,8 +77,7 @@ func doubled(name string) error {
 }
 
 func (s *Sockets) adopt(f *os.File) error {
-	switch name := f.Name(); {
-	case name == logName, name == survive.TableName, name == survive.ProbeName, survive.IsSegment(name):
+	if isStored(f.Name()) {
 		return s.keep(f)
 	}
 	k, address, err := examine(f)

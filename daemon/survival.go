@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"wscast/daemon/frame"
 	"wscast/daemon/loop"
 	"wscast/daemon/msglog"
@@ -19,9 +21,17 @@ import (
 // What outlives the process: the log, the connection table and the parked connections are with systemd. There is one way to start, which is to
 // take over what is there. With nothing there, or with what cannot be trusted, it is made new.
 
-const (
-	logName = "log" // of the log in the fd store
+// logNames are the names of the log in the fd store: in turn, so that a log of another size is there before the old one is removed.
+var logNames = [2]string{"log", "log.2"}
 
+func isLog(name string) bool { return slices.Contains(logNames[:], name) }
+
+// isStored tells whether a descriptor of that name is one that a process has left for the next one.
+func isStored(name string) bool {
+	return isLog(name) || name == survive.TableName || name == survive.ProbeName || survive.IsSegment(name) || survive.IsHanded(name)
+}
+
+const (
 	// maxRecords is the size of the connection table. It costs address space, and memory only for records that were used.
 	maxRecords = 1 << 20
 	// managerPatience is how long the service manager may take to answer at the start.
@@ -36,10 +46,14 @@ const (
 type survival struct {
 	off     string // why it is off; "" when it is on
 	manager *survive.Store
+	keeper  survive.Keeper // manager, or nobody
 	log     *msglog.Log
+	logName string // in the store
+	failed  int    // adoptions in a row that did not go well
 	keep    survive.Keep
 	found   []survive.Found
-	took    time.Duration // to adopt
+	handed  []survive.Handed // connections of publishers
+	took    time.Duration    // to adopt
 }
 
 // noKeeper is the keeper when there is none: what is stored goes nowhere.
@@ -63,34 +77,34 @@ func takeOver(o *Options) (s *survival, err error) {
 	if s.manager != nil {
 		keeper = s.manager
 	}
-	var segments []*os.File
+	s.keeper = keeper
+	var logs, tables, segments, handed []*os.File
 	for _, f := range stored {
-		switch {
-		case f.Name() == logName && s.log == nil:
-			if s.log, err = msglog.Open(f); err != nil {
-				o.Log.Error("the log of the earlier process cannot be used", "error", err)
-				f.Close()
-			}
-		case f.Name() == survive.TableName && s.keep.Table == nil:
-			if s.keep.Table, err = survive.OpenTable(f); err != nil {
-				o.Log.Error("the connection table of the earlier process cannot be used", "error", err)
-				f.Close()
-			}
-		case survive.IsSegment(f.Name()):
+		switch name := f.Name(); {
+		case isLog(name):
+			logs = append(logs, f)
+		case name == survive.TableName:
+			tables = append(tables, f)
+		case survive.IsSegment(name):
 			segments = append(segments, f)
+		case survive.IsHanded(name):
+			handed = append(handed, f)
 		default:
-			_ = keeper.Remove(f.Name())
+			_ = keeper.Remove(name)
 			f.Close()
 		}
 	}
-	bad := s.distrust()
-	if s.keep.Table != nil {
-		if s.keep.Lot, s.found, err = survive.Recover(keeper, s.keep.Table, segments); err != nil {
-			bad = errors.Join(bad, err)
+	bad := s.open(tables, logs)
+	switch {
+	case s.keep.Table == nil || s.failed > tooOften: // or to give them up in good order has failed as well
+		if len(segments) > 0 {
+			bad = errors.Join(bad, errors.New("there are connections, and nothing that says whose"))
+			survive.CloseAll(keeper, segments)
 		}
-	} else if len(segments) > 0 {
-		bad = errors.Join(bad, errors.New("there are connections, but no table that says whose"))
-		survive.CloseAll(keeper, segments)
+	default:
+		if s.keep.Lot, s.found, err = survive.Recover(keeper, s.keep.Table, segments); err != nil {
+			o.Log.Error("not all that was parked could be taken over", "error", err)
+		}
 	}
 	if bad != nil {
 		o.Log.Error("starting clean: clients are closed and come back", "cause", bad, "clients", len(s.found))
@@ -99,7 +113,53 @@ func takeOver(o *Options) (s *survival, err error) {
 		}
 		s.giveUp(keeper)
 	}
+	if s.log != nil {
+		s.resize(o)
+	}
+	if s.handed, err = survive.Received(keeper, handed); err != nil {
+		o.Log.Error("publishers are closed and have to come back", "error", err)
+	}
+	if s.log == nil { // their states speak of another log
+		s.closeHanded()
+	}
 	return s, s.makeNew(o, keeper)
+}
+
+func (s *survival) closeHanded() {
+	for _, h := range s.handed {
+		_ = unix.Close(h.FD)
+	}
+	s.handed = nil
+}
+
+// resume gives the publishers' connections to the server.
+func (s *survival) resume(server *ipc.Server, log *slog.Logger) {
+	resumed := 0
+	for _, h := range s.handed {
+		if err := server.Resume(h.FD, h.State); err != nil {
+			log.Warn("a publisher could not be taken over", "error", err)
+			continue
+		}
+		resumed++
+	}
+	if len(s.handed) > 0 {
+		log.Info("publishers taken over", "resumed", resumed, "lost", len(s.handed)-resumed)
+	}
+	s.handed = nil
+}
+
+// hand leaves the publishers' connections to the next process.
+func (s *survival) hand(suspended []ipc.Suspended, log *slog.Logger) {
+	if len(suspended) == 0 {
+		return
+	}
+	handed := make([]survive.Handed, len(suspended))
+	for i, c := range suspended {
+		handed[i] = survive.Handed(c)
+	}
+	if left, err := survive.Hand(s.keeper, handed); left > 0 || err != nil {
+		log.Error("publishers are closed and have to come back", "count", left, "error", err)
+	}
 }
 
 func (s *survival) findManager() (err error) {
@@ -124,20 +184,86 @@ func (s *survival) findManager() (err error) {
 	return err
 }
 
-// distrust says why what was found cannot be used.
-func (s *survival) distrust() error {
-	switch {
-	case s.log == nil && s.keep.Table == nil:
-		return nil
-	case s.log == nil || s.keep.Table == nil:
-		return errors.New("only one of the log and the connection table is there")
-	case s.keep.Table.Epoch() != s.log.Epoch():
-		return errors.New("the connection table is about another log")
+// open opens the table and the log that belong together. It returns why what was found cannot be used.
+//
+// The table comes first, since it has the count of those who have failed: what has made them fail may be in the log.
+func (s *survival) open(tables, logs []*os.File) (bad error) {
+	defer func() {
+		for _, f := range slices.Concat(tables, logs) {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}()
+	for i, f := range tables {
+		t, err := survive.OpenTable(f)
+		if err != nil {
+			bad = errors.Join(bad, err)
+			continue
+		}
+		s.keep.Table, tables[i] = t, nil
+		break
 	}
-	if failed := s.keep.Table.Begin(); failed >= tooOften {
-		return fmt.Errorf("the last %d processes that took it over crashed within %s", failed, trusted)
+	switch {
+	case s.keep.Table == nil && len(logs) == 0:
+		return bad
+	case s.keep.Table == nil:
+		return errors.Join(bad, errors.New("there is a log, but no connection table"))
+	}
+	if s.failed = s.keep.Table.Begin(); s.failed >= tooOften {
+		return fmt.Errorf("the last %d processes that took it over crashed within %s", s.failed, trusted)
+	}
+	for i, f := range logs {
+		l, err := msglog.Open(f)
+		if err != nil {
+			bad = errors.Join(bad, err)
+			continue
+		}
+		logs[i] = nil
+		if l.Epoch() != s.keep.Table.Epoch() {
+			bad = errors.Join(bad, errors.New("the connection table is about another log"), l.Close())
+			continue
+		}
+		s.log, s.logName = l, f.Name()
+		break
+	}
+	if s.log == nil {
+		return errors.Join(bad, errors.New("there is a connection table, but not its log"))
+	}
+	// Others of that kind are what a process that was killed has not come to remove.
+	for _, f := range logs {
+		if f != nil && f.Name() != s.logName {
+			_ = s.keeper.Remove(f.Name())
+		}
 	}
 	return nil
+}
+
+// resize brings the log to the size that is configured. The new one is stored when it is complete, and the old one removed then: nothing is
+// appended meanwhile, and a process that is killed in between leaves two that are the same.
+func (s *survival) resize(o *Options) {
+	next, err := s.log.Resized(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
+	if err != nil {
+		o.Log.Warn("the log keeps its size until the service is stopped and started", "cause", err)
+		return
+	}
+	if next == s.log {
+		return
+	}
+	name := logNames[0]
+	if s.logName == name {
+		name = logNames[1]
+	}
+	if err = push(s.keeper, name, next.File()); err == nil {
+		err = s.keeper.Remove(s.logName)
+	}
+	was := s.log.Usage()
+	if err := errors.Join(err, s.log.Close()); err != nil {
+		o.Log.Error("the log has a new size, but the service manager does not know", "error", err)
+	}
+	s.log, s.logName = next, name
+	u := next.Usage()
+	o.Log.Info("the log has a new size", "bytes", u.Size, "channels", u.Places, "messages", u.Messages, "messages_before", was.Messages)
 }
 
 func (s *survival) giveUp(keeper survive.Keeper) {
@@ -147,8 +273,9 @@ func (s *survival) giveUp(keeper survive.Keeper) {
 	if s.keep.Table != nil {
 		_ = s.keep.Table.Close()
 	}
-	_ = keeper.Remove(logName)
-	_ = keeper.Remove(survive.TableName)
+	for _, name := range append(logNames[:], survive.TableName) {
+		_ = keeper.Remove(name)
+	}
 	s.log, s.keep, s.found = nil, survive.Keep{}, nil
 }
 
@@ -161,7 +288,8 @@ func (s *survival) makeNew(o *Options, keeper survive.Keeper) (err error) {
 		if s.keep.Table, err = survive.NewTable(maxRecords, s.log.Epoch()); err != nil {
 			return err
 		}
-		err = errors.Join(push(keeper, logName, s.log.File()), push(keeper, survive.TableName, s.keep.Table.File()))
+		s.logName = logNames[0]
+		err = errors.Join(push(keeper, s.logName, s.log.File()), push(keeper, survive.TableName, s.keep.Table.File()))
 		s.keep.Table.Begin()
 	}
 	if s.keep.Lot == nil && s.off == "" {

@@ -324,6 +324,22 @@ func TestBrowserEvents(t *testing.T) {
 	}
 }
 
+// TestBrowserNoticesNoRestart: a page behind nginx has no event but its messages while the daemon is restarted and killed.
+func TestBrowserNoticesNoRestart(t *testing.T) {
+	b, origin := openBarePage(t)
+	d := harness.Start(t, harness.FDStore(64), harness.Config(fmt.Sprintf("[websocket]\norigins = ['%s']\n", origin)))
+	n := harness.StartNginx(t, d.Address("websocket"))
+	b.run(fmt.Sprintf("join('%s')", n.WebSocketTLSURL("bare")))
+	b.expectEvents("open")
+	for i, end := range []func(){d.Stop, d.Kill, d.Kill, d.Stop} {
+		publish(t, publisher(t, d), "bare", []byte(fmt.Sprint("before ", i)), 1)
+		end()
+		d.Start()
+		publish(t, publisher(t, d), "bare", []byte(fmt.Sprint("after ", i)), 1)
+		b.expectEvents(fmt.Sprint("text before ", i), fmt.Sprint("text after ", i))
+	}
+}
+
 // TestBrowserFromAnotherOrigin: a page of another site cannot join unless it is allowed.
 func TestBrowserFromAnotherOrigin(t *testing.T) {
 	b, _ := openBarePage(t)

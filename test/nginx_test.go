@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"wscast/ipc"
+	"wscast/test/booted/crowd"
 	"wscast/test/harness"
 )
 
@@ -300,5 +302,45 @@ func TestNginxBurst(t *testing.T) {
 		for _, c := range clients {
 			c.ExpectText(message(i))
 		}
+	}
+}
+
+// TestNginxClientsSurvive: clients behind nginx notice neither restarts nor kills. What a Unix socket was written when its process was
+// killed cannot be known, so those that were in the middle of a write then are closed.
+func TestNginxClientsSurvive(t *testing.T) {
+	for _, upstream := range []string{"tcp", "unix"} {
+		t.Run(upstream, func(t *testing.T) {
+			const clients = 200
+			d := harness.Start(t, harness.FDStore(64), harness.NoSockets(), harness.Socket("websocket", upstream), harness.Socket("publish", "unix"))
+			n := harness.StartNginx(t, d.Address("websocket"))
+			c := crowd.Gather(t, "tcp", strings.TrimPrefix(n.URL(""), "http://"), clients)
+			c.Publish(d.PublishSocket(), crowd.Flow{Publishers: 2, Size: 1000, Window: 20})
+			c.AwaitMessages(20)
+			for range 5 {
+				d.Stop()
+				d.Start()
+				c.AwaitMessages(rand.IntN(20))
+			}
+			if upstream == "unix" {
+				c.Tolerate(1006)
+				c.Tolerate(1012)
+			}
+			for range 5 {
+				d.Kill()
+				d.Start()
+				c.AwaitMessages(rand.IntN(20))
+			}
+			c.AwaitMessages(20)
+			c.Finish()
+			if upstream == "tcp" {
+				return
+			}
+			closed := c.Closed(1006) + c.Closed(1012)
+			t.Logf("%d of %d clients closed at kills", closed, clients)
+			// A loop writes to one client at a time.
+			if loops := runtime.NumCPU(); closed > 5*loops {
+				t.Errorf("%d clients closed by 5 kills of %d loops", closed, loops)
+			}
+		})
 	}
 }

@@ -43,9 +43,9 @@ func TestClientsSurvive(t *testing.T) {
 			}
 			var acknowledged atomic.Uint64 // messages 1 to acknowledged are in the log
 			stop := make(chan struct{})
-			var last uint64
+			var last, lost uint64
 			var publisher sync.WaitGroup
-			publisher.Go(func() { last = publishUntil(d.PublishSocket(), c.size, &acknowledged, stop) })
+			publisher.Go(func() { last, lost = publishUntil(d.PublishSocket(), c.size, &acknowledged, stop) })
 
 			var clients sync.WaitGroup
 			finish := make(chan struct{})
@@ -102,6 +102,9 @@ func TestClientsSurvive(t *testing.T) {
 			}
 			clients.Wait()
 			t.Logf("%d messages", last)
+			if lost > 0 && !c.kill {
+				t.Errorf("the publisher had to connect again %d times: a restart is not to be seen by it", lost)
+			}
 			sections, err := cl.Info()
 			if err != nil {
 				t.Fatal(err)
@@ -114,8 +117,9 @@ func TestClientsSurvive(t *testing.T) {
 	}
 }
 
-// publishUntil publishes numbered messages until stop, each until it is acknowledged.
-func publishUntil(socket string, size int, acknowledged *atomic.Uint64, stop <-chan struct{}) (last uint64) {
+// publishUntil publishes numbered messages until stop, each until it is acknowledged. It returns the last one, and how often it
+// lost its connection.
+func publishUntil(socket string, size int, acknowledged *atomic.Uint64, stop <-chan struct{}) (last, lost uint64) {
 	message := make([]byte, size)
 	var c *ipc.Client
 	for n, try := uint64(1), uint64(1); ; {
@@ -124,7 +128,7 @@ func publishUntil(socket string, size int, acknowledged *atomic.Uint64, stop <-c
 			if c != nil {
 				c.Close()
 			}
-			return n - 1
+			return n - 1, lost
 		default:
 		}
 		var err error
@@ -140,6 +144,7 @@ func publishUntil(socket string, size int, acknowledged *atomic.Uint64, stop <-c
 			c.Close()
 			c = nil
 			try++
+			lost++
 			continue
 		}
 		acknowledged.Store(n)

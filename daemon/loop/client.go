@@ -130,10 +130,11 @@ func (s *slab) give(c *client) {
 
 // newcomer is a connection on its way into a loop.
 type newcomer struct {
-	fd        int
-	uncounted bool           // a Unix-domain socket
-	adopted   *survive.Found // of an earlier process; nil: accepted
-	settled   func()         // called when the adopted one is in, or given up
+	fd         int
+	uncounted  bool            // a Unix-domain socket
+	adopted    *survive.Found  // of an earlier process; nil: accepted
+	unanswered bool            // it may be one whose handshake is to be answered
+	settled    func(done bool) // called when the adopted one is in, or given up, or may not come in yet
 }
 
 // add takes an accepted connection in. The descriptor is the loop's from here on, also when it cannot be used. A loop
@@ -151,6 +152,7 @@ func (l *loop) add(n newcomer) {
 		_ = l.sys.close(n.fd)
 		return
 	}
+	survive.Point("accept.recorded")
 	c := l.enter(n, slot, record)
 	if c == nil {
 		return
@@ -242,7 +244,9 @@ func (l *loop) setState(c *client, s state) {
 	}
 	if s == closing {
 		l.count.Closing++
-		c.record.SetState(survive.Closing)
+		if c.subs != nil { // else the record stays in opening: with nothing of the answer out it can be given once more
+			c.record.SetState(survive.Closing)
+		}
 	}
 	c.state = s
 }
@@ -297,8 +301,11 @@ func (l *loop) drop(c *client, why string) {
 	if l.keep.Lot != nil {
 		l.keep.Lot.Leave(c.slotted)
 	}
-	l.keep.Table.Give(c.slotted)
+	survive.Point("close.left")
 	_ = l.sys.shutdown(fd, unix.SHUT_RDWR) // ENOTCONN when the peer was faster
+	survive.Point("close.shut")
+	l.keep.Table.Give(c.slotted) // not before: a parked connection without a record is nobody's
+	survive.Point("close.forgotten")
 	_ = unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 	_ = l.sys.close(fd)
 	l.slab.give(c)

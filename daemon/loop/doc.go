@@ -41,7 +41,7 @@
 // our side, then until the other side has closed too what it sends is thrown away (closing a socket with unread input
 // resets the connection, and the close frame with it); all of it until closeTimeout is over. When all loops come to an
 // end, a client is told so after it has been sent what the log has for it. A client that is gone is dropped at once,
-// and always in this order: it leaves its channel and the parking lot, shutdown(2), EPOLL_CTL_DEL, close(2), its slot is
+// and always in this order: it leaves its channel and the parking lot, shutdown(2), its record is free, EPOLL_CTL_DEL, close(2), its slot is
 // free. Shutdown and DEL come first because the parked duplicate of the descriptor would keep the connection open, and
 // epoll would go on to report it, after close(2). There is a way to end without all that: Suspend leaves the clients
 // to the next process.

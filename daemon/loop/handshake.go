@@ -59,10 +59,13 @@ func (l *loop) handshake(c *client) {
 	l.count.Handshakes++
 	l.log.Debug("client open", "client", c.slot, "channel", channel)
 	gen := c.gen
+	survive.Point("answer.noted")
 	if l.say(c, answer); c.gen != gen {
 		return
 	}
+	survive.Point("answer.sent")
 	l.consume(c, size)
+	survive.Point("answer.consumed")
 	if n > size || n == MaxHead {
 		l.input(c) // frames came with the request, or may have come: epoll has told of them already
 	}

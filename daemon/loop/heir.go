@@ -22,9 +22,22 @@ func (l *loop) stand(c *client) {
 		return // the record says already where it will stand
 	}
 	p := survive.Place{Cursor: c.cursor, Base: c.base, Out: c.base + uint64(c.off), In: c.in.State, Received: c.received}
+	told := c.off == 0 // all that it was to be told is known to the record, or out
 	if c.pending != nil && c.off == 0 {
-		p.Extra = uint64(c.pending.noted)
+		p.Extra = uint32(c.pending.noted)
 		p.Out += uint64(c.pending.out)
+		told = c.pending.noted == c.pending.out+c.pending.left()
+	}
+	if c.flags&held != 0 {
+		p.Marks |= survive.Held
+	}
+	if c.state == closing {
+		if told {
+			p.Marks |= survive.Goodbye
+		}
+		if c.flags&awaited != 0 {
+			p.Marks |= survive.Awaited
+		}
 	}
 	c.record.Stand(p)
 }
@@ -51,26 +64,50 @@ func (l *loop) note(c *client) {
 // Adopt takes over the clients that an earlier process has parked. It returns when each of them is served or given up. Nothing may be appended to
 // the log before.
 func (g *Loops) Adopt(found []survive.Found) {
+	// Those that have no channel yet come last: a channel that one of them makes takes a free number, and which ones are free is known only when
+	// all the others have theirs.
+	g.adopt(g.adopt(found, false), true)
+}
+
+func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Found) {
 	var all sync.WaitGroup
+	var mu sync.Mutex
 	all.Add(len(found))
 	for i := range found {
-		domain, err := unix.GetsockoptInt(found[i].FD, unix.SOL_SOCKET, unix.SO_DOMAIN)
-		g.add(newcomer{fd: found[i].FD, uncounted: err == nil && domain == unix.AF_UNIX, adopted: &found[i], settled: all.Done})
+		f := &found[i]
+		domain, err := unix.GetsockoptInt(f.FD, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		g.add(newcomer{fd: f.FD, uncounted: err == nil && domain == unix.AF_UNIX, adopted: f, unanswered: unanswered, settled: func(is bool) {
+			if !is {
+				mu.Lock()
+				left = append(left, *f)
+				mu.Unlock()
+			}
+			all.Done()
+		}})
 	}
 	all.Wait()
+	return left
 }
 
 // adopt makes a client of a connection that an earlier process has served. From here on it is like any other.
 func (l *loop) adopt(n newcomer) {
-	defer n.settled()
 	record := l.keep.Table.At(n.adopted.Slot)
 	s, err := record.Stands(n.fd)
+	if err == nil && s.State == survive.Opening && !n.unanswered {
+		n.settled(false)
+		return
+	}
+	defer n.settled(true)
 	c := l.enter(n, n.adopted.Slot, record)
 	if c == nil {
 		l.count.Lost++
 		return
 	}
-	if err != nil && !errors.Is(err, survive.ErrInput) {
+	switch {
+	case errors.Is(err, survive.ErrGone):
+		l.drop(c, err.Error())
+		return
+	case err != nil && !errors.Is(err, survive.ErrInput):
 		l.lose(c, err)
 		return
 	}
@@ -79,6 +116,7 @@ func (l *loop) adopt(n newcomer) {
 		return // epoll tells of its request
 	}
 	if s.Channel == survive.NoChannel { // it was answered with something else than 101
+		c.flags |= shutFlag(&s)
 		l.setState(c, closing)
 		l.farewell(c)
 		return
@@ -87,14 +125,27 @@ func (l *loop) adopt(n newcomer) {
 		l.lose(c, err)
 		return
 	}
+	survive.Point("adopt.inherited")
 	l.count.Adopted++
 	if s.Repaired() {
 		l.count.Repaired++
 	}
-	if err != nil { // bytes of a frame were read and are gone
+	switch {
+	case err != nil: // bytes of a frame were read and are gone
 		l.count.Lost++
 		l.close(c, closeStopped, frame.CloseServiceRestart, RestartReason)
 		return
+	case s.State == survive.Closing && s.Marks&survive.Goodbye == 0: // it was to be told, and was not
+		l.close(c, closeStopped, frame.CloseServiceRestart, RestartReason)
+		return
+	case s.State == survive.Closing:
+		l.leave(c)
+		l.setState(c, closing)
+		c.flags |= shutFlag(&s)
+		if s.Marks&survive.Awaited != 0 {
+			c.flags |= awaited
+		}
+		l.stand(c)
 	}
 	if l.ending == nil || !l.ending.suspend {
 		l.flush(c)
@@ -108,6 +159,7 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 		return err
 	}
 	l.enrol(c, ch, s.Cursor)
+	survive.Point("adopt.begun")
 	c.record.SetState(s.State)
 	c.base, c.in, c.received = s.Base, frame.Parser{State: s.In}, s.Received
 	if !c.in.Valid() {
@@ -133,16 +185,17 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 		}
 		left -= uint64(n)
 	}
-	l.stand(c)
-	if s.State == survive.Closing {
-		l.leave(c)
-		l.setState(c, closing)
+	if s.State != survive.Closing { // then its marks hold until it is closing here as well
+		l.stand(c)
 	}
-	// The log may overwrite what is below the floor, which has been raised for the clients that are here already.
-	l.blockOn(c) // until flush has looked
-	l.overtake(c, l.reader.Floor())
-	clear(l.rests)
 	return nil
+}
+
+func shutFlag(s *survive.Standing) flags {
+	if s.Shut {
+		return shut
+	}
+	return 0
 }
 
 // lose gives up a client of which it is not known where it stands: any byte could be a wrong one.
@@ -157,4 +210,14 @@ func (g *Loops) Suspend() {
 	g.StopAccepting()
 	g.end(&ending{suspend: true})
 	g.wait()
+	// Not before all loops are at their end: one that is not may still park the clients of others anew.
+	for _, l := range g.loops {
+		for _, block := range l.slab.blocks {
+			for i := range block {
+				if c := &block[i]; c.fd >= 0 {
+					_ = l.sys.close(int(c.fd)) // and nothing else: it stays open where it is parked
+				}
+			}
+		}
+	}
 }

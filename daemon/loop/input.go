@@ -68,6 +68,7 @@ func (l *loop) input(c *client) {
 				}
 				pongs = frame.AppendPong(pongs, f.Payload)
 			case f.Op == frame.Close:
+				used -= size // it stays in the socket until we have answered it: so an heir will
 				code, _, _ := frame.ParseClose(f.Payload)
 				class, bye = closeNormal, &frame.Error{Code: code} // answered with its own code (RFC 6455 section 5.5.1)
 			}
@@ -138,6 +139,7 @@ func (l *loop) leaveRest(c *client, used, n int) {
 func (l *loop) hold(c *client) {
 	c.flags = c.flags&^partial | held
 	l.held[c.slot] = nil
+	l.stand(c) // an heir cannot go on from here
 	l.input(c)
 }
 

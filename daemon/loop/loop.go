@@ -355,7 +355,7 @@ func (l *loop) lookAfter() {
 				}
 			case open:
 				switch blocked := c.block != 0; {
-				case c.flags&partial != 0 && silent > 0:
+				case c.flags&partial != 0 && silent > 1: // a whole tick: the one that it came in may be just over
 					l.hold(c)
 				case ping == 0:
 				case silent > 2*ping && (c.flags&pinged != 0 && !blocked || blocked && untold > 2*ping):
@@ -407,13 +407,15 @@ func (l *loop) ended() bool {
 	l.mu.Unlock()
 	for _, n := range newcomers {
 		_ = l.sys.close(n.fd) // what was accepted and not parked is reset; what was to be adopted stays parked
+		if n.adopted != nil {
+			n.settled(true)
+		}
 	}
 	for _, block := range l.slab.blocks {
 		for i := range block {
 			switch c := &block[i]; {
 			case c.fd < 0:
-			case l.ending.suspend:
-				_ = l.sys.close(int(c.fd)) // and nothing else: it stays open where it is parked
+			case l.ending.suspend: // see Suspend
 			default:
 				l.drop(c, "the daemon stops")
 			}

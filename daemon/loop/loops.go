@@ -144,6 +144,9 @@ func (g *Loops) add(n newcomer) {
 	if least.done {
 		least.mu.Unlock()
 		_ = least.sys.close(n.fd)
+		if n.adopted != nil {
+			n.settled(true)
+		}
 		return
 	}
 	least.newcomers = append(least.newcomers, n)

@@ -74,6 +74,7 @@ func (l *loop) slow(c *client, rest []byte) {
 	l.count.Slow++
 	if l.config.SkipSlow {
 		c.cursor = c.subs.ch.Last()
+		l.stand(c) // before anything is written that does not follow the old cursor
 		if c.block == 0 {
 			l.later(c)
 		}

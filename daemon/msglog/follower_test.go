@@ -205,6 +205,7 @@ func TestFollowConcurrent(t *testing.T) {
 		}
 	}
 }
+
 // A follower from a place sees what came after it; from a place that the log has overwritten, or has not come to, it is behind.
 // Seen tells how far it has looked, wanted or not.
 func TestFollowFrom(t *testing.T) {

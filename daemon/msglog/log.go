@@ -63,6 +63,22 @@ type Log struct {
 
 // Create makes an empty log in a new memfd.
 func Create(o Options) (*Log, error) {
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails since Go 1.24
+	f, err := makeFile(o, binary.LittleEndian.Uint64(random[:]))
+	if err != nil {
+		return nil, err
+	}
+	l, err := Open(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// makeFile makes the file of an empty log.
+func makeFile(o Options, epoch uint64) (*os.File, error) {
 	if o.Size < MinSize || o.Size > MaxSize {
 		return nil, fmt.Errorf("log: a size of %d bytes is outside %d to %d", o.Size, int64(MinSize), int64(MaxSize))
 	}
@@ -77,10 +93,8 @@ func Create(o Options) (*Log, error) {
 		return nil, fmt.Errorf("log: memfd_create: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "wscast-log")
-	var random [8]byte
-	_, _ = rand.Read(random[:]) // never fails since Go 1.24
 	data := roundUp(uint64(o.Size))
-	err = writeHeader(fd, uint32(o.Channels), data/bytesPerEntry, data, binary.LittleEndian.Uint64(random[:]))
+	err = writeHeader(fd, uint32(o.Channels), data/bytesPerEntry, data, epoch)
 	if err == nil {
 		// Nobody can cut off the mapped memory under our feet (SIGBUS).
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
@@ -89,12 +103,7 @@ func Create(o Options) (*Log, error) {
 		f.Close()
 		return nil, err
 	}
-	l, err := Open(f)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return l, nil
+	return f, nil
 }
 
 // Open takes over a log: an empty one, or one that another process has written and was, perhaps, killed in the middle of

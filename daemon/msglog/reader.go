@@ -95,6 +95,8 @@ func (r *Reader) Adopt(id uint32, cursor uint64) (*Channel, error) {
 	}
 	ch.clients++
 	ch.readers |= r.bit
+	// Everything that is kept is there for it, until the next Release.
+	r.floor.Store(min(r.floor.Load(), tail))
 	return ch, nil
 }
 

@@ -41,4 +41,10 @@
 // kept up to date by plain stores in mapped memory. The kernel knows what the record cannot: how many bytes were ever written to the socket
 // (tcpi_bytes_acked + SIOCOUTQ) and read from it (tcpi_bytes_received − SIOCINQ). Together they say to the byte where a process was killed, also in the
 // middle of a write.
+//
+// # The handover
+//
+// Connections of publishers are not parked while they are used: what has been read from them, and not answered, is nowhere
+// but in the process. When a process ends in good order it brings each of them to rest at the boundary of a command and hands
+// them over with a state (Hand, Received), in one more socketpair and a memfd. After a crash they are closed.
 package survive

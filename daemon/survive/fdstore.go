@@ -93,16 +93,29 @@ func hungUp(fd int, patience time.Duration) error {
 // ProbeName is the name under which Probe stores its descriptor; a process that is killed meanwhile leaves it behind.
 const ProbeName = "probe"
 
-// Probe finds out whether the store takes descriptors: a store that is full, or that there is none of, says nothing and closes
-// what it is sent. One end of a socketpair is pushed and closed here; when systemd has dealt with it, the other end hangs
-// up if it was closed there as well.
+// enough is how many descriptors there has to be room for: the log, the table, a tail and a bulk segment with two ends each, and what a new bulk
+// segment takes before the old one is removed.
+const enough = 8
+
+// Probe finds out whether the store takes enough descriptors: a store that is full, or that there is none of, says nothing and closes
+// what it is sent. One end of a socketpair is pushed, behind others to take up room, and closed here; when systemd has dealt with it, the other end
+// hangs up if it was closed there as well.
 func (s *Store) Probe(patience time.Duration) (kept bool, err error) {
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false, err
 	}
 	defer unix.Close(p[0])
-	err = s.Push(ProbeName, p[1])
+	for i := 1; i < enough && err == nil; i++ {
+		var fd int // each another one: a store takes no duplicates
+		if fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err == nil {
+			err = s.Push(ProbeName, fd)
+			unix.Close(fd)
+		}
+	}
+	if err == nil {
+		err = s.Push(ProbeName, p[1])
+	}
 	unix.Close(p[1])
 	if err == nil {
 		err = s.Barrier(patience)

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// perMessage is how many descriptors one message carries at most (SCM_MAX_FD in net/scm.h).
-	perMessage = 253
-	// dead is how many of a segment have to have left before its living are parked anew.
-	enoughDead = 1024
+	// margin is how far below the limit of descriptors in flight room is made: moving needs some, and beyond the limit nothing can be moved.
+	margin = 4 * perMessage
+	// spare is how many descriptors taking over leaves for everything else.
+	spare = 2 * perMessage
 )
 
 // parked is what stands beside each descriptor in a message: 8 bytes, so that a full message is no larger than what the kernel
@@ -38,10 +38,12 @@ type Lot struct {
 
 	mu       sync.Mutex
 	segments map[uint32]*segment
-	tail     *segment // of newcomers
-	bulk     *segment // where full messages go
-	next     uint32   // id of the next segment
-	where    []place  // by slot
+	tail     *segment         // of newcomers
+	bulk     *segment         // where full messages go
+	next     uint32           // id of the next segment
+	where    []place          // by slot
+	homeless map[uint32]int32 // descriptors by slot: could not be parked, and are tried again
+	limit    int              // of descriptors in flight (too_many_unix_fds in net/core/scm.c)
 	buf      []byte
 }
 
@@ -81,7 +83,16 @@ func parseName(name string) (id uint32, tail bool, end string, ok bool) {
 
 // NewLot makes an empty lot.
 func NewLot(keeper Keeper, table *Table) *Lot {
-	return &Lot{keeper: keeper, table: table, segments: make(map[uint32]*segment), next: 1}
+	return &Lot{keeper: keeper, table: table, segments: make(map[uint32]*segment), next: 1, homeless: make(map[uint32]int32), limit: descriptorLimit()}
+}
+
+// descriptorLimit is the soft RLIMIT_NOFILE, which also limits the descriptors in flight of a user.
+func descriptorLimit() int {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil || r.Cur > 1<<30 {
+		return 1 << 30
+	}
+	return int(r.Cur)
 }
 
 func (l *Lot) newSegment(tail bool) (*segment, error) {
@@ -93,6 +104,7 @@ func (l *Lot) newSegment(tail bool) (*segment, error) {
 	l.next++
 	// Both ends: with one of them closed, the queue is thrown away.
 	err = l.keeper.Push(s.name("tx"), s.tx)
+	Point("store.one")
 	if err == nil {
 		err = l.keeper.Push(s.name("rx"), s.rx)
 	}
@@ -102,65 +114,121 @@ func (l *Lot) newSegment(tail bool) (*segment, error) {
 		return nil, err
 	}
 	l.segments[s.id] = s
+	Point("store.both")
 	return s, nil
 }
 
 func (l *Lot) remove(s *segment) {
 	delete(l.segments, s.id)
 	_ = l.keeper.Remove(s.name("tx"))
+	Point("remove.one")
 	_ = l.keeper.Remove(s.name("rx"))
 	unix.Close(s.tx)
 	unix.Close(s.rx)
 }
 
-// Park parks the connection of a slot. After it returns without an error the connection outlives the process. The descriptor has to
-// stay open until Leave.
+// Park parks the connection of a slot. After it returns without an error the connection outlives the process. With one it does not, yet: it
+// is tried again when others come and leave. The descriptor has to stay open until Leave.
 func (l *Lot) Park(slot uint32, fd int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for int(slot) >= len(l.where) {
 		l.where = append(l.where, place{})
 	}
-	if l.tail == nil {
-		s, err := l.newSegment(true)
-		if err != nil {
-			return err
-		}
-		l.tail = s
-	}
-	if l.tail.messages >= perMessage {
-		if err := l.merge(); err != nil {
-			return err
-		}
-	}
-	p := parked{slot, l.table.At(slot).gen}
-	err := l.send(l.tail, []parked{p}, []int{fd})
-	if err == unix.EAGAIN { // a smaller send buffer than usual
-		if err = l.merge(); err == nil {
-			err = l.send(l.tail, []parked{p}, []int{fd})
-		}
-	}
+	l.house()
+	err := l.park(slot, int32(fd))
 	if err != nil {
+		l.homeless[slot] = int32(fd)
 		return fmt.Errorf("parking: %w", err)
 	}
-	l.where[slot] = place{l.tail.id, int32(fd)}
+	return nil
+}
+
+func (l *Lot) park(slot uint32, fd int32) error {
+	l.makeRoom()
+	p := []parked{{slot, l.table.At(slot).gen}}
+	for range 2 {
+		if l.tail == nil {
+			s, err := l.newSegment(true)
+			if err != nil {
+				return err
+			}
+			l.tail = s
+		}
+		if l.tail.messages >= perMessage {
+			if err := l.empty(l.tail); err != nil {
+				return err
+			}
+			continue
+		}
+		err := l.send(l.tail, p, []int{int(fd)})
+		switch {
+		case err == nil:
+			l.where[slot] = place{l.tail.id, fd}
+			l.tail.live++
+			return nil
+		case err != unix.EAGAIN: // a smaller send buffer than usual
+			return err
+		}
+		if err := l.empty(l.tail); err != nil {
+			return err
+		}
+	}
+	if l.tail == nil || l.tail.messages > 0 {
+		return errors.New("an empty segment is full")
+	}
+	if err := l.send(l.tail, p, []int{int(fd)}); err != nil {
+		return err
+	}
+	l.where[slot] = place{l.tail.id, fd}
 	l.tail.live++
 	return nil
+}
+
+// house parks some of those that could not be parked when they came.
+func (l *Lot) house() {
+	tries := 8
+	for slot, fd := range l.homeless {
+		if tries--; tries < 0 || l.park(slot, fd) != nil {
+			return
+		}
+		delete(l.homeless, slot)
+	}
+}
+
+// makeRoom gives up the dead of a segment when too much is in flight.
+func (l *Lot) makeRoom() {
+	inFlight := 0
+	var worst *segment
+	for _, s := range l.segments {
+		inFlight += s.parked
+		if s != l.tail && s.parked-s.live >= perMessage && (worst == nil || s.parked-s.live > worst.parked-worst.live) {
+			worst = s
+		}
+	}
+	if worst != nil && inFlight > l.limit-margin {
+		l.compact(worst)
+	}
 }
 
 // Leave says that the connection of a slot is over. It is called before its descriptor is closed.
 func (l *Lot) Leave(slot uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if int(slot) >= len(l.where) || l.where[slot].segment == 0 {
-		return
+	delete(l.homeless, slot)
+	if int(slot) < len(l.where) && l.where[slot].segment != 0 {
+		s := l.segments[l.where[slot].segment]
+		l.where[slot] = place{}
+		s.live--
+		switch {
+		case s == l.tail:
+		case s.parked-s.live >= max(enoughDead, s.live):
+			l.compact(s)
+		case s.live == 0 && s != l.bulk:
+			l.remove(s)
+		}
 	}
-	s := l.segments[l.where[slot].segment]
-	l.where[slot] = place{}
-	s.live--
-	if s != l.tail && s.parked-s.live >= max(enoughDead, s.live) {
-		l.compact(s)
-	}
+	l.house()
 }
 
 // send parks descriptors in a segment as one message.
@@ -170,28 +238,13 @@ func (l *Lot) send(s *segment, ps []parked, fds []int) error {
 		l.buf = binary.NativeEndian.AppendUint32(l.buf, p.slot)
 		l.buf = binary.NativeEndian.AppendUint32(l.buf, p.gen)
 	}
+	Point("park.before")
 	if err := unix.Sendmsg(s.tx, l.buf, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
 		return err
 	}
+	Point("park.sent")
 	s.messages++
 	s.parked += len(fds)
-	return nil
-}
-
-// merge parks the living of the tail once more, as one message in a bulk segment, and empties the tail.
-func (l *Lot) merge() error {
-	if err := l.move(l.tail); err != nil {
-		return err
-	}
-	// Received without room for descriptors, they are dropped by the kernel.
-	var b [parkedSize]byte
-	for l.tail.messages > 0 {
-		if _, _, _, _, err := unix.Recvmsg(l.tail.rx, b[:], nil, unix.MSG_DONTWAIT); err != nil {
-			return fmt.Errorf("parking: emptying the tail: %w", err)
-		}
-		l.tail.messages--
-		l.tail.parked--
-	}
 	return nil
 }
 
@@ -200,45 +253,118 @@ func (l *Lot) compact(s *segment) {
 	if l.bulk == s {
 		l.bulk = nil
 	}
-	if l.move(s) == nil {
+	if l.empty(s) == nil && l.segments[s.id] == s {
+		Point("compact.emptied")
 		l.remove(s)
 	}
 }
 
-// move parks the living of a segment in the bulk segment.
-func (l *Lot) move(from *segment) error {
-	var ps []parked
-	var fds []int
-	flush := func() error {
-		if len(ps) == 0 {
-			return nil
+var errQueue = errors.New("a segment does not have what was put into it")
+
+// empty takes everything out of a segment, after its living have been parked in the bulk segment. It goes by what one message can take, so that never
+// more than that is in flight twice. After an error what is left in the segment is as good as before.
+func (l *Lot) empty(s *segment) error {
+	for s.messages > 0 {
+		ps, fds, messages, err := l.ahead(s)
+		if err == nil && messages == 0 {
+			err = errQueue
 		}
-		if err := l.sendBulk(ps, fds); err != nil {
+		if err != nil {
+			l.abandon(s)
 			return err
 		}
-		for _, p := range ps {
-			l.where[p.slot].segment = l.bulk.id
-			l.bulk.live++
-			from.live--
-		}
-		ps, fds = ps[:0], fds[:0]
-		return nil
-	}
-	if from.live > 0 {
-		for slot := range l.where {
-			if l.where[slot].segment != from.id {
-				continue
+		if len(ps) > 0 {
+			if err := l.sendBulk(ps, fds); err != nil {
+				return err
 			}
-			ps = append(ps, parked{uint32(slot), l.table.At(uint32(slot)).gen})
-			fds = append(fds, int(l.where[slot].fd))
-			if len(fds) == perMessage {
-				if err := flush(); err != nil {
-					return err
-				}
+			for _, p := range ps {
+				l.where[p.slot].segment = l.bulk.id
 			}
+			l.bulk.live += len(ps)
+			s.live -= len(ps)
+			Point("merge.sent")
+		}
+		for range messages {
+			// Received without room for descriptors, they are dropped by the kernel.
+			n, _, _, _, err := unix.Recvmsg(s.rx, l.buf[:cap(l.buf)], nil, unix.MSG_DONTWAIT)
+			if err != nil {
+				l.abandon(s)
+				return err
+			}
+			s.messages--
+			s.parked -= n / parkedSize
+			Point("merge.taken")
 		}
 	}
-	return flush()
+	if s.live > 0 {
+		l.abandon(s)
+		return errQueue
+	}
+	return nil
+}
+
+// ahead looks at the first messages of a segment, as many as have no more living than fit into one message, and returns those.
+func (l *Lot) ahead(s *segment) (ps []parked, fds []int, messages int, err error) {
+	if cap(l.buf) < perMessage*parkedSize {
+		l.buf = make([]byte, perMessage*parkedSize)
+	}
+	b := l.buf[:cap(l.buf)]
+	seen := make(map[uint32]bool) // what was parked twice in one segment by different processes
+	err = walk(s.rx, func() (bool, error) {
+		n, _, _, _, err := unix.Recvmsg(s.rx, b, nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err != nil {
+			return false, err
+		}
+		before := len(ps)
+		for at := b[:n]; len(at) >= parkedSize; at = at[parkedSize:] {
+			p := parked{binary.NativeEndian.Uint32(at), binary.NativeEndian.Uint32(at[4:])}
+			if int(p.slot) < len(l.where) && l.where[p.slot].segment == s.id && l.table.At(p.slot).gen == p.gen && !seen[p.slot] {
+				seen[p.slot] = true
+				ps = append(ps, p)
+				fds = append(fds, int(l.where[p.slot].fd))
+			}
+		}
+		if len(ps) > perMessage {
+			ps, fds = ps[:before], fds[:before]
+			return false, nil
+		}
+		messages++
+		return messages < s.messages, nil
+	})
+	return ps, fds, messages, err
+}
+
+// walk peeks through a queue: next is called for one message after the other until it returns false or EAGAIN. The queue stays as it is, and is peeked from
+// its beginning again by others.
+func walk(rx int, next func() (bool, error)) error {
+	if err := unix.SetsockoptInt(rx, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
+		return fmt.Errorf("SO_PEEK_OFF: %w", err)
+	}
+	more, err := true, error(nil)
+	for more && err == nil {
+		more, err = next()
+	}
+	if err == unix.EAGAIN {
+		err = nil
+	}
+	return errors.Join(err, unix.SetsockoptInt(rx, unix.SOL_SOCKET, unix.SO_PEEK_OFF, -1))
+}
+
+// abandon gives up a segment that does not do what it should; its living are parked anew.
+func (l *Lot) abandon(s *segment) {
+	for slot := range l.where {
+		if l.where[slot].segment == s.id {
+			l.homeless[uint32(slot)] = l.where[slot].fd
+			l.where[slot] = place{}
+		}
+	}
+	if l.tail == s {
+		l.tail = nil
+	}
+	if l.bulk == s {
+		l.bulk = nil
+	}
+	l.remove(s)
 }
 
 func (l *Lot) sendBulk(ps []parked, fds []int) error {
@@ -265,40 +391,55 @@ type Found struct {
 }
 
 // Recover takes over the segments among the stored files, which it consumes, and returns a descriptor for each connection whose record says that
-// it lives. Nothing is taken out of the queues: a process that is killed while it recovers leaves all as it was.
+// it lives. Nothing is taken out of the queues: a process that is killed while it recovers leaves all as it was. The error says what could not be
+// taken over; the rest was.
 func Recover(keeper Keeper, table *Table, stored []*os.File) (*Lot, []Found, error) {
 	l := NewLot(keeper, table)
+	var errs []error
 	for _, f := range stored {
 		id, tail, end, ok := parseName(f.Name())
 		if !ok {
+			errs = append(errs, fmt.Errorf("parking: %s: not the name of a segment", f.Name()))
+			_ = keeper.Remove(f.Name())
+			f.Close()
 			continue
 		}
+		l.next = max(l.next, id+1)
 		s := l.segments[id]
 		if s == nil {
 			s = &segment{id: id, tail: tail, tx: -1, rx: -1}
 			l.segments[id] = s
 		}
 		fd, err := takeFd(f)
-		if err != nil {
-			return nil, nil, err
-		}
-		if end == "tx" && s.tx < 0 {
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("parking: %s: %w", f.Name(), err))
+		case s.tail != tail:
+			unix.Close(fd)
+		case end == "tx" && s.tx < 0:
 			s.tx = fd
-		} else if end == "rx" && s.rx < 0 {
+		case end == "rx" && s.rx < 0:
 			s.rx = fd
-		} else {
+		default:
 			unix.Close(fd)
 		}
-		l.next = max(l.next, id+1)
 	}
-	var found []Found
+	a := &arrivals{lot: l, room: freeDescriptors() - spare}
 	for _, s := range l.segments {
-		if s.tx < 0 || s.rx < 0 { // killed between storing the one and the other: nothing was parked in it
+		if s.tx < 0 || s.rx < 0 { // a process was killed between storing the one and the other: nothing was parked in it
 			l.remove(s)
 			continue
 		}
-		if err := l.peek(s, &found); err != nil {
-			return nil, nil, err
+		err := soundSegment(s)
+		if err == nil {
+			err = a.read(s)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("parking: %s: %w", s.name("rx"), err))
+			if s.live == 0 {
+				l.remove(s)
+				continue
+			}
 		}
 		switch {
 		case s.tail && l.tail == nil:
@@ -307,8 +448,44 @@ func Recover(keeper Keeper, table *Table, stored []*os.File) (*Lot, []Found, err
 			l.bulk = s
 		}
 	}
-	table.forget(found)
-	return l, found, nil
+	for _, s := range l.segments {
+		if s.live == 0 && s != l.tail && s != l.bulk {
+			l.remove(s)
+		}
+	}
+	if a.surplus > 0 {
+		errs = append(errs, fmt.Errorf("%d clients were closed, there are no descriptors for them: raise LimitNOFILE=", a.surplus))
+	}
+	table.forget(a.found)
+	Point("recover.all")
+	return l, a.found, errors.Join(errs...)
+}
+
+// freeDescriptors is how many descriptors the process can still have. All numbers below the limit count, whoever is at work beside.
+func freeDescriptors() int {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return descriptorLimit() // the kernel will tell
+	}
+	return descriptorLimit() - len(open)
+}
+
+// soundSegment: what else has the name of a segment could be read from for ever.
+func soundSegment(s *segment) error {
+	for _, fd := range []int{s.tx, s.rx} {
+		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err != nil {
+			return err
+		}
+		kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil {
+			return err
+		}
+		if domain != unix.AF_UNIX || kind != unix.SOCK_SEQPACKET {
+			return errors.New("not a segment")
+		}
+	}
+	return nil
 }
 
 // IsSegment tells whether a stored descriptor of that name is of a lot.
@@ -326,22 +503,30 @@ func (l *Lot) Parked() (parked, stored int) {
 
 // GiveUp closes all connections of a lot: those found, in good order if it is known that no frame of theirs is half out.
 func (l *Lot) GiveUp(found []Found, goodbye []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, f := range found {
-		r := l.table.At(f.Slot)
-		if s, err := r.Stands(f.FD); err == nil && s.State == Open && !s.Repaired() {
+		s, err := l.table.At(f.Slot).Stands(f.FD)
+		if (err == nil || errors.Is(err, ErrInput)) && s.State == Open && !s.Repaired() {
 			_ = unix.Sendto(f.FD, goodbye, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 		}
+		_ = unix.Shutdown(f.FD, unix.SHUT_WR)
+		// Closed with unread input it would be reset, and the good-bye with it.
+		var b [4096]byte
+		for range 16 {
+			if n, err := unix.Read(f.FD, b[:]); n <= 0 || err != nil {
+				break
+			}
+		}
 		_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
-		l.Leave(f.Slot)
 		l.table.Give(f.Slot)
 		unix.Close(f.FD)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, s := range l.segments {
 		l.remove(s)
 	}
-	l.tail, l.bulk = nil, nil
+	l.tail, l.bulk, l.where = nil, nil, nil
+	clear(l.homeless)
 }
 
 // CloseAll closes every connection in segments of which nothing else is known, and removes them.
@@ -349,11 +534,13 @@ func CloseAll(keeper Keeper, stored []*os.File) {
 	for _, f := range stored {
 		if id, _, end, ok := parseName(f.Name()); ok && id > 0 && end == "rx" {
 			if fd, err := takeFd(f); err == nil {
-				l := &Lot{}
-				_ = l.read(fd, func(_ []byte, fd int) bool {
-					_ = unix.Shutdown(fd, unix.SHUT_RDWR)
-					return false
-				}, new(segment))
+				s := &segment{rx: fd, tx: fd}
+				if soundSegment(s) == nil {
+					_ = s.read(func(_ []byte, fd int) bool {
+						_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+						return false
+					})
+				}
 				unix.Close(fd)
 			}
 		} else {
@@ -385,48 +572,51 @@ func takeFd(f *os.File) (fd int, err error) {
 	return fd, errors.Join(err, cerr)
 }
 
-// peek reads a segment's queue without emptying it.
-func (l *Lot) peek(s *segment, found *[]Found) error {
-	err := l.read(s.rx, func(b []byte, fd int) bool { return l.claim(s, b, fd, found) }, s)
-	if err != nil {
-		return fmt.Errorf("parking: %s: %w", s.name("rx"), err)
-	}
-	return nil
+// arrivals are what Recover finds.
+type arrivals struct {
+	lot     *Lot
+	room    int // for descriptors
+	found   []Found
+	surplus int // closed for want of room
 }
 
-// read calls take for each descriptor in a queue, with what stands beside it, and closes those that it does not take. It leaves the queue as it
-// was, and counts what is in it.
-func (l *Lot) read(rx int, take func(b []byte, fd int) bool, s *segment) error {
-	if err := unix.SetsockoptInt(rx, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
-		return fmt.Errorf("SO_PEEK_OFF: %w", err)
-	}
-	b := make([]byte, perMessage*parkedSize+1)
+func (a *arrivals) read(s *segment) error {
+	return s.read(func(b []byte, fd int) bool { return a.claim(s, b, fd) })
+}
+
+// mostMessages is more than a segment can have with any send buffer that a system has.
+const mostMessages = 1 << 20
+
+var errShort = errors.New("there were no descriptors for all connections: raise LimitNOFILE=")
+
+// read calls take for each descriptor in a segment, with what stands beside it, and closes those that it does not take. It leaves the queue as it was, and counts what is in it.
+func (s *segment) read(take func(b []byte, fd int) bool) (err error) {
+	b := make([]byte, perMessage*parkedSize)
 	oob := make([]byte, unix.CmsgSpace(perMessage*4))
-	for {
-		n, on, flags, _, err := unix.Recvmsg(rx, b, oob, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EAGAIN || err == nil && n == 0 {
-			break // the end, or the other end is closed
-		}
-		if err != nil {
-			return err
+	short := false
+	err = walk(s.rx, func() (bool, error) {
+		n, on, flags, _, err := unix.Recvmsg(s.rx, b, oob, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err != nil || n == 0 { // the end, or the other end is closed
+			return false, err
 		}
 		fds, err := rights(oob[:on])
 		if err != nil {
-			return err
+			return false, err
 		}
 		s.messages++
-		s.parked += len(fds)
+		s.parked += n / parkedSize
 		for i, fd := range fds {
 			if (i+1)*parkedSize > n || !take(b[i*parkedSize:(i+1)*parkedSize], fd) {
 				unix.Close(fd)
 			}
 		}
-		if flags&unix.MSG_CTRUNC != 0 {
-			return errors.New("no descriptors left to take connections over: raise LimitNOFILE=")
-		}
+		short = short || flags&unix.MSG_CTRUNC != 0
+		return s.messages < mostMessages, nil
+	})
+	if short {
+		err = errors.Join(err, errShort)
 	}
-	// A later process counts from the beginning, as does emptying.
-	return unix.SetsockoptInt(rx, unix.SOL_SOCKET, unix.SO_PEEK_OFF, -1)
+	return err
 }
 
 func rights(oob []byte) (fds []int, err error) {
@@ -446,17 +636,13 @@ func rights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// claim takes a connection if its record is about it and it was not found before.
-func (l *Lot) claim(s *segment, b []byte, fd int, found *[]Found) bool {
+// claim takes a connection if its record is about it and it was not found before. One that no record is about is shut down: its process was killed
+// in the middle of forgetting it, and nobody would ever serve it.
+func (a *arrivals) claim(s *segment, b []byte, fd int) bool {
+	l := a.lot
 	slot, gen := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])
-	if int(slot) >= len(l.table.recs) {
-		return false
-	}
-	r := l.table.At(slot)
-	if r.State() == Free || r.State() > Closing || r.gen != gen {
-		return false
-	}
-	if cookie, err := Cookie(fd); err != nil || cookie != r.cookie {
+	if !l.table.lives(slot, gen, fd) {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 		return false
 	}
 	for int(slot) >= len(l.where) {
@@ -465,10 +651,29 @@ func (l *Lot) claim(s *segment, b []byte, fd int, found *[]Found) bool {
 	if l.where[slot].segment != 0 {
 		return false
 	}
+	if len(a.found) >= a.room {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		a.surplus++
+		return false
+	}
 	l.where[slot] = place{s.id, int32(fd)}
 	s.live++
-	*found = append(*found, Found{slot, fd})
+	a.found = append(a.found, Found{slot, fd})
+	Point("recover.found")
 	return true
+}
+
+// lives tells whether the record of a slot is about this connection.
+func (t *Table) lives(slot, gen uint32, fd int) bool {
+	if int(slot) >= len(t.recs) {
+		return false
+	}
+	r := t.At(slot)
+	if r.State() == Free || r.State() > Closing || r.gen != gen {
+		return false
+	}
+	cookie, err := Cookie(fd)
+	return err == nil && cookie == r.cookie
 }
 
 // Cookie is the kernel's number of a socket, never used again until the machine is started anew (SO_COOKIE, socket(7)).

@@ -1,13 +1,17 @@
 package survive
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -334,10 +338,226 @@ func TestForeignFilesUnderOurNames(t *testing.T) {
 		}
 	}
 	s.crash()
-	_, found, err := Recover(s.shelf, s.table, s.shelf.next(t))
-	if err != nil || len(found) != 1 {
+	lot, found, err := Recover(s.shelf, s.table, s.shelf.next(t))
+	if err == nil || len(found) != 1 {
 		t.Fatalf("%d found, %v", len(found), err)
 	}
 	unix.Close(found[0].FD)
-	s.lot.segments = nil
+	s.lot = lot
+	s.check() // what is not ours is thrown out
+}
+
+// What has no record is nobody's: its process was killed in the middle of forgetting it.
+func TestOrphansAreClosed(t *testing.T) {
+	s := newScene(t)
+	c, other := s.connect(true), s.connect(true)
+	s.table.Give(c.slot)
+	unix.Close(c.fd)
+	delete(s.conns, c.slot)
+	s.recover()
+	defer c.client.Close()
+	_ = c.client.SetReadDeadline(time.Now().Add(patience))
+	if n, err := c.client.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the orphan reads %d, %v", n, err)
+	}
+	s.leave(other)
+}
+
+// Without a place to park one is tried again, and not forgotten.
+func TestParkedLater(t *testing.T) {
+	s := newScene(t)
+	s.lot.keeper = refusal{s.shelf}
+	var homeless []*connection
+	for range 3 {
+		c := &connection{}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.fd = fd
+		cookie, _ := Cookie(fd)
+		slot, r, err := s.table.Take(cookie)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetState(Open)
+		c.slot = slot
+		s.conns[slot] = c
+		if err := s.lot.Park(slot, fd); err == nil {
+			t.Fatal("parked nowhere")
+		}
+		homeless = append(homeless, c)
+	}
+	s.leave(homeless[0])
+	s.lot.keeper = s.shelf
+	s.connect(false)
+	if parked, _ := s.lot.Parked(); parked != 3 {
+		t.Errorf("%d are parked", parked)
+	}
+	s.recover()
+}
+
+// refusal is a store that is gone.
+type refusal struct{ Keeper }
+
+func (refusal) Push(string, int) error { return errors.New("no store") }
+
+// A send buffer of another size than usual changes nothing but how many a segment holds.
+func TestSmallSegments(t *testing.T) {
+	s := newScene(t)
+	for range 600 {
+		s.connect(false)
+		for _, seg := range s.lot.segments {
+			if err := unix.SetsockoptInt(seg.tx, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.check()
+	s.recover()
+}
+
+// Near the limit of descriptors in flight the dead make room at once, and never is much more in flight than there was.
+func TestRoomInFlight(t *testing.T) {
+	s := newScene(t)
+	s.lot.limit = 2000 + margin
+	for range 1500 {
+		s.connect(false)
+	}
+	for range 5000 {
+		for _, c := range s.conns {
+			s.leave(c)
+			break
+		}
+		s.connect(false)
+		inFlight := 0
+		for _, seg := range s.lot.segments {
+			inFlight += seg.parked
+		}
+		if inFlight > s.lot.limit {
+			t.Fatalf("%d are in flight for %d connections", inFlight, len(s.conns))
+		}
+	}
+	s.check()
+	s.recover()
+}
+
+// A process that can have fewer descriptors than the one before takes over as many as it can, and closes the rest.
+func TestFewerDescriptors(t *testing.T) {
+	s := newScene(t)
+	for range 700 {
+		s.connect(true)
+	}
+	for _, c := range s.conns {
+		unix.Close(c.fd)
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	s.crash()
+	stored := s.shelf.next(t)
+	// The clients are in this process as well: what is free below their numbers is what the connections had.
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(freeBelow(t)), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	lot, found, err := Recover(s.shelf, s.table, stored)
+	if err == nil {
+		t.Error("nothing is said of those who were closed")
+	}
+	if len(found) < 100 || len(found) == 700 {
+		t.Errorf("%d were taken over: %v", len(found), err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	s.lot = lot
+	there := make(map[uint32]int)
+	for _, f := range found {
+		there[f.Slot] = f.FD
+	}
+	for slot, c := range s.conns {
+		if fd, ok := there[slot]; ok {
+			c.fd = fd
+			continue
+		}
+		_ = c.client.SetReadDeadline(time.Now().Add(patience))
+		if n, err := c.client.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("who was not taken over reads %d, %v", n, err)
+		}
+		c.client.Close()
+		delete(s.conns, slot)
+	}
+	s.check()
+}
+
+// freeBelow is the first descriptor above which all are free.
+func freeBelow(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	highest := 0
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			highest = max(highest, n)
+		}
+	}
+	return highest + 1
+}
+
+func TestGiveUp(t *testing.T) {
+	s := newScene(t)
+	whole, half, opening := s.connect(true), s.connect(true), s.connect(true)
+	unix.Write(whole.fd, []byte("frame"))
+	unix.Write(half.fd, []byte("fra"))
+	s.table.At(whole.slot).Stand(Place{Base: 5})
+	s.table.At(half.slot).Stand(Place{})
+	s.table.At(opening.slot).SetState(Opening)
+	whole.client.Write([]byte("unread"))
+	unread(t, whole.fd, 6)
+	s.recover()
+	var found []Found
+	for _, c := range s.conns {
+		found = append(found, Found{c.slot, c.fd})
+	}
+	s.lot.GiveUp(found, []byte("bye"))
+	for c, want := range map[*connection]string{whole: "framebye", half: "fra", opening: ""} {
+		_ = c.client.SetReadDeadline(time.Now().Add(patience))
+		if got, err := io.ReadAll(c.client); string(got) != want || err != nil {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+		c.client.Close()
+		delete(s.conns, c.slot)
+	}
+	s.check()
+	if len(s.shelf.files) != 0 {
+		t.Errorf("%d are still stored", len(s.shelf.files))
+	}
+}
+
+func TestCloseAll(t *testing.T) {
+	s := newScene(t)
+	var clients []net.Conn
+	for range 300 {
+		clients = append(clients, s.connect(true).client)
+	}
+	for slot, c := range s.conns {
+		unix.Close(c.fd)
+		delete(s.conns, slot)
+	}
+	s.crash()
+	CloseAll(s.shelf, s.shelf.next(t))
+	for _, c := range clients {
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("read %d, %v", n, err)
+		}
+		c.Close()
+	}
+	if len(s.shelf.files) != 0 {
+		t.Errorf("%d are still stored", len(s.shelf.files))
+	}
 }

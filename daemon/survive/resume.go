@@ -3,8 +3,6 @@ package survive
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // Standing is where a client stands according to its record and to the kernel together.
@@ -13,8 +11,9 @@ type Standing struct {
 	State   State
 	Channel uint32 // id in the log
 	Extra   []byte // of Place.Extra, what is not out yet; nil when all of it is
-	Over    uint64 // bytes that are out of the messages after Place.Cursor
+	Over    uint64 // bytes that are out of the messages after Place.Cursor, or of the extra bytes when there are some left
 	Discard uint64 // bytes of input that are done with but were not read from the socket
+	Shut    bool   // our side is shut down
 }
 
 // Repaired tells whether the process before was interrupted in the middle of a write.
@@ -26,25 +25,36 @@ var ErrInput = errors.New("input was read that is gone")
 // ErrInterrupted: a process was killed in the middle of a call on a socket of which the kernel does not tell how far it got.
 var ErrInterrupted = errors.New("interrupted in the middle of a call on a socket that does not count")
 
-// Stands finds out where the client stands whose socket is fd. An error means that it cannot be known, or that the record is not what this
-// program leaves behind; the client has to be given up.
+// Stands finds out where the client stands whose socket is fd. An error but ErrInput means that it cannot be known, or that the record is not
+// what this program leaves behind; the client has to be given up.
 func (r *Record) Stands(fd int) (s Standing, err error) {
 	p, interrupted := r.Place()
 	s = Standing{Place: p, State: r.State(), Channel: r.channel}
+	if s.State == Free || s.State > Closing {
+		return s, fmt.Errorf("implausible record: state %d", s.State)
+	}
 	c, err := count(fd)
+	uncounted := err == errUncounted
 	switch {
-	case err == errUncounted && interrupted:
+	case uncounted && interrupted:
 		return s, ErrInterrupted
-	case err == errUncounted:
+	case uncounted:
 		c = counters{written: p.Out, read: p.Received}
 	case err != nil:
 		return s, err
 	}
+	s.Shut = c.shut
+	if s.Shut && s.State != Closing {
+		return s, ErrGone // it was being dropped
+	}
 	switch s.State {
 	case Opening:
-		// The request is in the socket: nothing is read before the answer is written, and nothing was written.
-		if c.written != 0 || c.read != 0 {
-			return s, errors.New("implausible record: opening, but the connection was used")
+		// Nothing is read before the answer is written. What is written in this state is an answer that was no upgrade.
+		switch {
+		case c.written > 0:
+			s.State, s.Channel = Closing, NoChannel
+		case c.read > 0:
+			return s, errors.New("implausible record: the request was read and not answered")
 		}
 		return s, nil
 	case Answering:
@@ -62,29 +72,27 @@ func (r *Record) Stands(fd int) (s Standing, err error) {
 		return s, fmt.Errorf("implausible record: %d bytes are out, the record says at least %d", c.written, p.Base)
 	}
 	s.Over = c.written - p.Base
+	extra := uint64(p.Extra)
 	switch {
-	case s.Over >= p.Extra:
-		s.Over -= p.Extra
-		s.Base += p.Extra
-	case p.Extra <= uint64(len(r.extra)):
-		s.Extra = append([]byte(nil), r.extra[s.Over:p.Extra]...)
+	case s.Over >= extra:
+		s.Over -= extra
+		s.Base += extra
+	case extra <= uint64(len(r.extra)):
+		s.Extra = append([]byte(nil), r.extra[s.Over:extra]...)
 	case s.Over > 0:
-		return s, fmt.Errorf("%d of %d bytes are out that were for this client alone, and the rest is gone", s.Over, p.Extra)
-	} // or none of them, which were pongs, or a long good-bye
-	if s.State == Open && c.read > p.Received && !ended(fd) {
-		return s, ErrInput
+		return s, fmt.Errorf("%d of %d bytes are out that were for this client alone, and the rest is gone", s.Over, extra)
+	default: // none of them is out: pongs, or a good-bye behind them
+		s.Marks &^= Goodbye
 	}
-	if c.read < p.Received {
+	switch {
+	case s.State == Open && (c.read > p.Received || uncounted && p.Marks&Held != 0):
+		return s, ErrInput
+	case c.read > p.Received:
+		s.Marks &^= Awaited // what comes after a good-bye is read without further notes
+	default:
 		s.Discard = p.Received - c.read
 	}
 	return s, nil
-}
-
-// ended: the other side has closed, which the kernel counts as a byte.
-func ended(fd int) bool {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-	n, err := unix.Poll(p, 0)
-	return err == nil && n == 1 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
 }
 
 // SetExtra puts bytes behind the first have ones of the extra bytes, for a Stand that says so; those that do not fit are left out.

@@ -55,11 +55,21 @@ type Record struct {
 type Place struct {
 	Cursor   uint64 // the last message that is out as a whole
 	Base     uint64 // bytes written to the socket up to the end of that message
-	Extra    uint64 // bytes of Record.extra that come at Base, before the next message
+	Extra    uint32 // bytes of Record.extra that come at Base, before the next message
+	Marks    Marks
 	Out      uint64 // bytes written altogether; what is over Base is of the extra bytes and then of the next messages
 	In       uint64 // frame.Parser
 	Received uint64 // bytes of input that are done with, read from the socket or not
 }
+
+// Marks of a Place.
+type Marks uint32
+
+const (
+	Held    Marks = 1 << iota // input that is not done with may have been read, of a socket that does not count
+	Goodbye                   // closing: the close frame is among the extra bytes, or out
+	Awaited                   // closing: the other side's close frame is to come
+)
 
 // MaxExtra is how many bytes of control frames a record has room for.
 const MaxExtra = 256 - 24 - 2*int(unsafe.Sizeof(Place{}))

@@ -25,6 +25,11 @@
 // again whenever systemd announces a change on its bus; [Machine.AwaitJournal] follows the journal. Every wait
 // ends after [harness.Patience].
 //
+// # More than a default run
+//
+// WSCAST_TEST_CLIENTS=10000 has so many clients survive restarts and kills, WSCAST_TEST_VISITS=100000 has so many come and go. The
+// hard limit of open files (ulimit -Hn) has to be twice the number of clients that are there at a time: what is in flight counts as well.
+//
 // # Needs
 //
 // root, and the programs in test/install-deps. Without them a test fails and says what to do.

@@ -115,7 +115,7 @@ func TestStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Systemctl("stop", "wscast.service")
-	c.ExpectClose(1012)
+	c.ExpectClose(1001)
 	expectValue(t, m, "wscast.service", "ActiveState", "inactive")
 	// Not "timeout", so it ended within TimeoutStopSec=.
 	expectValue(t, m, "wscast.service", "Result", "success")

@@ -16,8 +16,8 @@
 // A publisher that has lost its connection cannot know whether its message is in the log, and publishes it again. Tries are numbered: a message
 // may be followed by a later try of itself, and each of them comes once.
 //
-// Stayers send pings all the time, most of them in two pieces. Pongs have to answer them in order, and [Crowd.Finish] has every
-// stayer answered once more: what a stayer sends is not lost either, and not read wrong.
+// While publishers publish, stayers send pings, in two pieces. A pong has to be the answer to one of them, and [Crowd.Finish] has every stayer answered once
+// more: what a stayer sends is not read wrong either.
 //
 // # Passers
 //

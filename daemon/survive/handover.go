@@ -1,0 +1,138 @@
+package survive
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Handed is a connection that one process leaves to the next, with a state that says where it stands.
+type Handed struct {
+	FD    int
+	State []byte
+}
+
+// Names of what is handed over: the states, one after the other in a memfd, and the two ends of the queue in which the
+// descriptors are, in the same order.
+const (
+	handedStates = "handed.states"
+	handedTx     = "handed.tx"
+	handedRx     = "handed.rx"
+)
+
+// IsHanded tells whether a stored descriptor of that name is of a handover.
+func IsHanded(name string) bool {
+	return name == handedStates || name == handedTx || name == handedRx
+}
+
+// Hand leaves connections to the next process, and closes this process's descriptors of them. It is for a process that ends in
+// good order: what was handed over is not kept up to date. At most 12,397 fit (see the package's documentation); those that
+// do not are closed, and counted in left.
+func Hand(keeper Keeper, handed []Handed) (left int, err error) {
+	defer func() {
+		for _, h := range handed {
+			unix.Close(h.FD)
+		}
+	}()
+	states, err := unix.MemfdCreate("wscast-handed", unix.MFD_CLOEXEC)
+	if err != nil {
+		return len(handed), fmt.Errorf("handing over: memfd_create: %w", err)
+	}
+	file := os.NewFile(uintptr(states), handedStates)
+	defer file.Close()
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return len(handed), fmt.Errorf("handing over: socketpair: %w", err)
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	done := 0
+	for done < len(handed) {
+		n := min(perMessage, len(handed)-done)
+		var b []byte
+		fds := make([]int, n)
+		for i, h := range handed[done : done+n] {
+			b = binary.NativeEndian.AppendUint64(b, uint64(len(h.State)))
+			b = append(b, h.State...)
+			fds[i] = h.FD
+		}
+		if _, err = file.Write(b); err != nil {
+			break
+		}
+		if err = unix.Sendmsg(p[0], make([]byte, n*parkedSize), unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+			break
+		}
+		done += n
+	}
+	// What was sent has its states in front of the rest.
+	err = errors.Join(err, keeper.Push(handedStates, states), keeper.Push(handedTx, p[0]), keeper.Push(handedRx, p[1]))
+	return len(handed) - done, err
+}
+
+// Received takes over what an earlier process has handed over, out of the stored files, which it consumes. It is
+// taken out of the store first: a process that is killed while it serves those connections must not have an heir that goes on
+// from where they stood before.
+func Received(keeper Keeper, stored []*os.File) (handed []Handed, err error) {
+	var states, rx *os.File
+	for _, f := range stored {
+		defer f.Close()
+		err = errors.Join(err, keeper.Remove(f.Name()))
+		switch f.Name() {
+		case handedStates:
+			states = f
+		case handedRx:
+			rx = f
+		}
+	}
+	if states == nil || rx == nil || err != nil {
+		return nil, err
+	}
+	fd, err := takeFd(rx)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var fds []int
+	err = (&segment{rx: fd}).read(func(_ []byte, fd int) bool {
+		fds = append(fds, fd)
+		return true
+	})
+	text, e := readAll(states)
+	if err = errors.Join(err, e); err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, fmt.Errorf("handed over: %w", err)
+	}
+	for _, fd := range fds {
+		h := Handed{FD: fd}
+		if len(text) >= 8 {
+			if n := binary.NativeEndian.Uint64(text); n <= uint64(len(text)-8) {
+				h.State, text = text[8:8+n:8+n], text[8+n:]
+			} else {
+				text = nil
+			}
+		}
+		handed = append(handed, h)
+	}
+	return handed, nil
+}
+
+// readAll reads a file from its beginning: its offset is where the writer left it.
+func readAll(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > 1<<32 {
+		return nil, fmt.Errorf("%s has %d bytes", f.Name(), info.Size())
+	}
+	b := make([]byte, info.Size())
+	if _, err := f.ReadAt(b, 0); err != nil && len(b) > 0 {
+		return nil, err
+	}
+	return b, nil
+}
