@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,8 @@ func isStored(name string) bool {
 }
 
 const (
+	noManager = "not started by a service manager"
+
 	// maxRecords is the size of the connection table. It costs address space, and memory only for records that were used.
 	maxRecords = 1 << 20
 	// managerPatience is how long the service manager may take to answer at the start.
@@ -71,7 +74,11 @@ func takeOver(o *Options) (s *survival, err error) {
 		return nil, err
 	}
 	if s.off != "" {
-		o.Log.Warn("clients will not survive a restart", "cause", s.off)
+		level := slog.LevelWarn
+		if s.off == noManager {
+			level = slog.LevelDebug // who does that knows
+		}
+		o.Log.Log(context.Background(), level, "clients will not survive a restart", "cause", s.off)
 	}
 	var keeper survive.Keeper = noKeeper{}
 	if s.manager != nil {
@@ -167,7 +174,7 @@ func (s *survival) findManager() (err error) {
 		return err
 	}
 	if s.manager == nil {
-		s.off = "not started by a service manager"
+		s.off = noManager
 		return nil
 	}
 	kept, err := s.manager.Probe(managerPatience)

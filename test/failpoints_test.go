@@ -60,19 +60,31 @@ func killedAt(t *testing.T, program harness.Option, point string, nth int) {
 	}
 	d.Kill()
 	dead := d.StartDoomed(point, nth)
-	// Clients come and go and messages flow until it has happened.
+	// Clients come and go until it has happened. A few stay for a while, so that there are some to merge, which leave later, so that there is
+	// something to compact.
 	stop := make(chan struct{})
 	var others sync.WaitGroup
 	others.Go(func() {
-		for range 2000 {
+		const some = 24
+		var guests []*websocket.Conn
+		defer func() {
+			for _, c := range guests {
+				c.Close()
+			}
+		}()
+		for {
 			select {
 			case <-stop:
 				return
 			default:
 			}
 			c, _, err := (&websocket.Dialer{HandshakeTimeout: 2 * time.Second}).Dial(d.WebSocketURL("others"), nil)
-			if err == nil {
-				c.Close()
+			if err != nil {
+				continue
+			}
+			if guests = append(guests, c); len(guests) > some {
+				guests[0].Close()
+				guests = guests[1:]
 			}
 		}
 	})

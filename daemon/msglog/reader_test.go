@@ -623,7 +623,9 @@ func TestJoinConcurrent(t *testing.T) {
 						}
 						<-woken // what it was rung for may be an edge
 						r.News(nil)
-						r.Release(l.Edge())
+						if seq, _ := r.Next(ch, c.cursor); seq == 0 { // or it is to be served first
+							r.Release(l.Edge())
+						}
 					}
 					r.News(nil)
 					c.sendAll(t)
