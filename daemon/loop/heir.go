@@ -97,7 +97,10 @@ func (l *loop) adopt(n newcomer) {
 		n.settled(false)
 		return
 	}
-	defer n.settled(true)
+	defer func() {
+		l.show() // whoever waits for it reads the figures then
+		n.settled(true)
+	}()
 	c := l.enter(n, n.adopted.Slot, record)
 	if c == nil {
 		l.count.Lost++
