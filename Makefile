@@ -4,6 +4,8 @@
 # make check    formatting and static analysis
 # make bench    measure against a C program, a plain Go server and others
 # make install  everything a package has, below DESTDIR
+# make deb      a package for Debian and Ubuntu, into bin/ (doc/packaging.md)
+# make rpm      a package for Fedora and Enterprise Linux, into bin/
 # make fuzz     every fuzz test for TIME each
 
 VERSION = 0.1.0
@@ -19,6 +21,9 @@ SYSCONFDIR = /etc
 UNITDIR = $(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
 SOCKET = /run/wscast/publish.sock
+ZSHDIR = $(DATADIR)/zsh/site-functions
+# nginx's directory: the files for nginx go to where its configuration includes them, too. Empty: they do not.
+NGINXDIR =
 
 # Static programs: they run on any distribution. -trimpath: the same bytes from any directory.
 GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath
@@ -30,7 +35,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 TIME = 60s
 
-.PHONY: build run test check bench fuzz install clean
+.PHONY: build run test check bench fuzz install deb rpm clean
 
 build:
 	$(GOBUILD) -ldflags '$(LDFLAGS) -X wscast/daemon.DefaultPublishSocket=$(SOCKET)' -o bin/wscastd ./cmd/wscastd
@@ -78,10 +83,14 @@ install: build
 	install -m 644 systemd/wscast.socket $(DESTDIR)$(UNITDIR)
 	install -D -m 644 systemd/wscast.sysusers $(DESTDIR)$(SYSUSERSDIR)/wscast.conf
 	install -D -m 644 packaging/completions/wscast.bash $(DESTDIR)$(DATADIR)/bash-completion/completions/wscast
-	install -D -m 644 packaging/completions/wscast.zsh $(DESTDIR)$(DATADIR)/zsh/site-functions/_wscast
+	install -D -m 644 packaging/completions/wscast.zsh $(DESTDIR)$(ZSHDIR)/_wscast
 	install -D -m 644 packaging/completions/wscast.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/wscast.fish
 	install -D -m 644 etc/nginx/wscast.conf $(DESTDIR)$(DATADIR)/wscast/nginx/wscast.conf
 	install -D -m 644 etc/nginx/wscast-http.conf $(DESTDIR)$(DATADIR)/wscast/nginx/wscast-http.conf
+ifneq ($(NGINXDIR),)
+	install -D -m 644 etc/nginx/wscast-http.conf $(DESTDIR)$(NGINXDIR)/conf.d/wscast.conf
+	install -D -m 644 etc/nginx/wscast.conf $(DESTDIR)$(NGINXDIR)/snippets/wscast.conf
+endif
 	for page in wscast.1 wscast.toml.5 wscast.7 wscastd.8; do \
 		dir=$(DESTDIR)$(MANDIR)/man$${page##*.}; \
 		install -d $$dir && \
@@ -90,6 +99,9 @@ install: build
 	done
 	install -D -m 644 README.md $(DESTDIR)$(DOCDIR)/README.md
 	install -m 644 CHANGELOG.md doc/protocol.txt $(DESTDIR)$(DOCDIR)
+
+deb rpm:
+	GO="$(GO)" packaging/build $@ $(VERSION)
 
 clean:
 	rm -rf bin test/node/node_modules

@@ -9,20 +9,26 @@ import (
 	"wscast/ipc"
 )
 
-// The publish socket's names of channels fit into the log.
-const _ = uint(msglog.MaxName - ipc.MaxChannel)
+// The publish socket's names of channels and ids fit into the log.
+const (
+	_ = uint(msglog.MaxName - ipc.MaxChannel)
+	_ = uint(msglog.MaxID - ipc.MaxID)
+)
 
 var errNotText = errors.New("the message is not UTF-8 and the channel is one of text frames: publish text, or configure frames = " +
 	`"auto" or "binary"`)
 
 // Publish implements ipc.Broker: it appends a message to the log.
-func (d *Daemon) Publish(channel, message []byte) (clients int, err error) {
+func (d *Daemon) Publish(channel, message, id []byte) (clients int, again bool, err error) {
 	op, err := opcode(d.config.Load(), channel, message)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return d.store.Append(channel, message, op)
+	return d.store.Put(channel, message, id, op)
 }
+
+// Flush implements ipc.Broker.
+func (d *Daemon) Flush() { d.store.Flush() }
 
 // opcode is the kind of frame that a message goes out as.
 func opcode(c *Config, channel, message []byte) (frame.Opcode, error) {

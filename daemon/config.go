@@ -54,9 +54,13 @@ type PublishConfig struct {
 	Mode            Mode     `toml:"mode" fixed:"yes"`
 	MaxMessage      Size     `toml:"max_message"`
 	MaxConnections  int      `toml:"max_connections" fixed:"yes"`
+	Rate            int      `toml:"rate"`
+	CommandTimeout  Duration `toml:"command_timeout" fixed:"yes"`
 	ReplyTimeout    Duration `toml:"reply_timeout" fixed:"yes"`
 	Datagrams       []string `toml:"datagrams" fixed:"yes"`
 	DatagramChannel string   `toml:"datagram_channel" fixed:"yes"`
+
+	Allow []AllowConfig `toml:"allow"`
 }
 
 // LogConfig is about the message log.
@@ -96,6 +100,7 @@ func Defaults() Config {
 			Mode:            0o660,
 			MaxMessage:      1 << 20,
 			MaxConnections:  10_000,
+			CommandTimeout:  Duration(30 * time.Second),
 			ReplyTimeout:    Duration(10 * time.Second),
 			Datagrams:       []string{},
 			DatagramChannel: "default",
@@ -198,6 +203,8 @@ const (
 	longestTime  = Duration(time.Hour)
 	// maxGreeting: the greeting goes out with the answer to the handshake, which has to fit into an empty send buffer.
 	maxGreeting = 4 << 10
+	// maxRate is more than one connection can publish.
+	maxRate = 10_000_000
 	// maxPublish is what package ipc takes at most, as Redis does (proto-max-bulk-len).
 	maxPublish = 512 << 20
 	// maxPath is what fits into sun_path with its zero byte (unix(7)).
@@ -241,6 +248,10 @@ func (c *Config) check() *ConfigError {
 		return bad("publish.listen", p.Listen, "name at least one path, such as %q", DefaultPublishSocket)
 	case p.MaxConnections < 1:
 		return bad("publish.max_connections", p.MaxConnections, "at least 1")
+	case p.Rate < 0 || p.Rate > maxRate:
+		return bad("publish.rate", p.Rate, "messages a second, at most %d, or 0 for any number", maxRate)
+	case impossible(p.CommandTimeout):
+		return bad("publish.command_timeout", p.CommandTimeout, "between \"50ms\" and \"1h\"")
 	case impossible(p.ReplyTimeout):
 		return bad("publish.reply_timeout", p.ReplyTimeout, "between \"50ms\" and \"1h\"")
 	case p.DatagramChannel != "" && !ipc.ValidChannel(p.DatagramChannel):
@@ -267,6 +278,9 @@ func (c *Config) check() *ConfigError {
 				return bad(key, path, "%s", err)
 			}
 		}
+	}
+	if _, err := allowRules(p.Allow); err != nil {
+		return err
 	}
 	for _, origin := range w.Origins {
 		if _, err := parseOrigin(origin); err != nil {

@@ -46,10 +46,14 @@ func TestShippedFileHasEveryKey(t *testing.T) {
 	if want := []ChannelConfig{{Match: "camera/*", Frames: "binary"}}; !reflect.DeepEqual(c.Channel, want) {
 		t.Errorf("the example of [[channel]] is %+v, want %+v", c.Channel, want)
 	}
+	allow := []AllowConfig{{Users: []string{"mail", "1001"}, Groups: []string{"adm"}, Publish: []string{"mail/*", "alerts"}, Subscribe: []string{"mail/*"}}}
+	if !reflect.DeepEqual(c.Publish.Allow, allow) {
+		t.Errorf("the example of [[publish.allow]] is %+v, want %+v", c.Publish.Allow, allow)
+	}
 	var keys []string
 	section := ""
 	for line := range strings.Lines(text) {
-		if m := regexp.MustCompile(`^\[+(\w+)\]+$`).FindStringSubmatch(strings.TrimSpace(line)); m != nil {
+		if m := regexp.MustCompile(`^\[+([\w.]+)\]+$`).FindStringSubmatch(strings.TrimSpace(line)); m != nil {
 			section = m[1]
 		}
 		if m := regexp.MustCompile(`^(\w+) = `).FindStringSubmatch(line); m != nil {
@@ -130,6 +134,13 @@ func TestEveryErrorNamesTheKeyAndSaysWhatToDo(t *testing.T) {
 		{"[channel]\nmatch = \"a\"", "channel is a section that can be repeated", "write [[channel]]"},
 		{"[[websocket]]\nping = \"1s\"", "websocket is a section that there is once", "write [websocket]"},
 		{"websocket = 1", "websocket is a section, not a key", "write [websocket] and its keys below"},
+		{"[publish.allow]\nusers = [\"mail\"]", "publish.allow is a section that can be repeated", "write [[publish.allow]]"},
+		{"[publish]\nallow = [\"mail\"]", "publish.allow is a section, not a key", "write [[publish.allow]] and its keys below"},
+		{"[[publish.allow]]\nuser = [\"mail\"]", `unknown key "publish.allow[0].user"`, `did you mean "publish.allow.users"?`},
+		{"[[publish.alow]]\nusers = [\"mail\"]", `unknown key "publish.alow"`, `did you mean "publish.allow"?`},
+		{"[[allow]]\nusers = [\"mail\"]", `unknown section "allow"`, `did you mean "publish.allow"?`},
+		{"[[publish.allow]]\nusers = \"mail\"", "publish.allow[0].users has a value of the wrong type", `write users = ["…", "…"], a list of texts in quotes`},
+		{"[[publish.allow]]\nusers = [8]", "publish.allow[0].users has a value of the wrong type", `write users = ["…", "…"], a list of texts in quotes`},
 		{"channel = \"a\"", "channel is a section, not a key", "write [[channel]] and its keys below"},
 
 		// Values that are none of their type.
@@ -172,6 +183,9 @@ func TestEveryErrorNamesTheKeyAndSaysWhatToDo(t *testing.T) {
 		{"[publish]\nmax_message = \"8MiB\"", `publish.max_message = "8MiB" is not possible`, "at most 8388598 bytes: an eighth of log.size"},
 		{"[publish]\nmax_message = \"1GiB\"\n[log]\nsize = \"16GiB\"", `publish.max_message = "1GiB" is not possible`, "at most 536870912 bytes"},
 		{"[publish]\nmax_connections = 0", "publish.max_connections = 0 is not possible", "at least 1"},
+		{"[publish]\nrate = -1", "publish.rate = -1 is not possible", "messages a second, at most 10000000, or 0 for any number"},
+		{"[publish]\nrate = 10000001", "publish.rate = 10000001 is not possible", "at most 10000000"},
+		{"[publish]\ncommand_timeout = \"0s\"", `publish.command_timeout = "0s" is not possible`, `between "50ms" and "1h"`},
 		{"[publish]\nreply_timeout = \"1ms\"", `publish.reply_timeout = "1ms" is not possible`, `between "50ms" and "1h"`},
 		{"[publish]\ndatagram_channel = \"a b\"", `publish.datagram_channel = "a b" is not possible`, "the name of a channel"},
 		{"[log]\nsize = \"4KiB\"", `log.size = "4KiB" is not possible`, "between 1MiB and 1TiB"},
@@ -180,6 +194,22 @@ func TestEveryErrorNamesTheKeyAndSaysWhatToDo(t *testing.T) {
 		{"[daemon]\nloops = 65", "daemon.loops = 65 is not possible", "between 1 and 64, or 0"},
 		{"[daemon]\nloops = -1", "daemon.loops = -1 is not possible", "between 1 and 64, or 0"},
 		{"[daemon]\nlog_level = \"loud\"", `daemon.log_level = "loud" is not possible`, `"debug", "info", "warn" or "error"`},
+		{"[[publish.allow]]\npublish = [\"*\"]", "publish.allow[0] is for nobody", `users = ["*"] for whoever can open the socket`},
+		{"[[publish.allow]]\nusers = []\ngroups = []\npublish = [\"*\"]", "publish.allow[0] is for nobody", `write users = ["…"]`},
+		{"[[publish.allow]]\nusers = [\"root\"]", "publish.allow[0] allows nothing", `write publish = ["…"]`},
+		{"[[publish.allow]]\nusers = [\"root\"]\npublish = []\nsubscribe = []", "publish.allow[0] allows nothing", `subscribe = ["…"]`},
+		{"[[publish.allow]]\nusers = [\"*\"]\npublish = [\"*\"]\n[[publish.allow]]\nusers = [\"root\", \"no-such-user\"]\npublish = [\"*\"]",
+			`publish.allow[1].users = "no-such-user" is not possible`, "there is no such user in /etc/passwd: mend the name, add the user first, or write its number"},
+		{"[[publish.allow]]\ngroups = [\"no-such-group\"]\npublish = [\"*\"]",
+			`publish.allow[0].groups = "no-such-group" is not possible`, "there is no such group in /etc/group: mend the name, add the group first, or write its number"},
+		{"[[publish.allow]]\ngroups = [\"*\"]\npublish = [\"*\"]", `publish.allow[0].groups = "*" is not possible`, "no such group"},
+		{"[[publish.allow]]\nusers = [\"\"]\npublish = [\"*\"]", `publish.allow[0].users = "" is not possible`, "no such user"},
+		{"[[publish.allow]]\nusers = [\"ro\\not\"]\npublish = [\"*\"]", `publish.allow[0].users = "ro\not" is not possible`, "no such user"},
+		{"[[publish.allow]]\nusers = [\"4294967295\"]\npublish = [\"*\"]", `publish.allow[0].users = "4294967295" is not possible`, "not one of a user or group"},
+		{"[[publish.allow]]\nusers = [\"4294967296\"]\npublish = [\"*\"]", `publish.allow[0].users = "4294967296" is not possible`, "no such user"},
+		{"[[publish.allow]]\nusers = [\"-1\"]\npublish = [\"*\"]", `publish.allow[0].users = "-1" is not possible`, "no such user"},
+		{"[[publish.allow]]\nusers = [\"0\"]\npublish = [\"\"]", `publish.allow[0].publish = "" is not possible`, "a channel's name or a pattern"},
+		{"[[publish.allow]]\nusers = [\"0\"]\nsubscribe = [\"" + long + long + "\"]", `publish.allow[0].subscribe = "x`, "of at most 256 bytes"},
 		{"[[channel]]\nframes = \"text\"", `channel[0].match = "" is not possible`, "a channel's name or a pattern"},
 		{"[[channel]]\nmatch = \"a\"\nframes = \"utf8\"", `channel[0].frames = "utf8" is not possible`, `"auto", "text" or "binary"`},
 	} {
@@ -305,6 +335,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(text)
 	f.Add("[[channel]]\nmatch=\"*\"\n[[channel]]\nframes=1")
 	f.Add("channel=[{match=\"a\"},1]")
+	f.Add("[[publish.allow]]\nusers=[\"0\",\"*\"]\npublish=[\"[a\"]\n[[publish.allow]]\ngroups=[\"root\"]\nsubscribe=[\"\\u0000\"]")
+	f.Add("publish={allow=[{users=[\"x\"]},1]}")
 	f.Add("[websocket]\nping=1e400\nmode=\"\\u0000\"\n[websocket.ping]\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c := Defaults()

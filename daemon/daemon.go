@@ -59,6 +59,10 @@ func New(o Options) (*Daemon, error) {
 	if _, publish := o.Sockets.Addresses(); len(publish) > 0 {
 		d.handshaker.publish = publish[0]
 	}
+	rules, bad := allowRules(o.Config.Publish.Allow)
+	if bad != nil {
+		return nil, errors.Join(bad, d.sockets.Close())
+	}
 	s, err := takeOver(&o)
 	d.sockets = o.Sockets
 	if err != nil {
@@ -68,6 +72,7 @@ func New(o Options) (*Daemon, error) {
 	d.server = &ipc.Server{
 		Broker: d, Log: o.Log, Version: o.Version,
 		ReplyTimeout: time.Duration(o.Config.Publish.ReplyTimeout), MaxConns: o.Config.Publish.MaxConnections,
+		CommandTimeout: time.Duration(o.Config.Publish.CommandTimeout),
 	}
 	n := o.Config.Daemon.Loops
 	if n == 0 {
@@ -77,15 +82,17 @@ func New(o Options) (*Daemon, error) {
 		return nil, errors.Join(err, s.close(), d.sockets.Close())
 	}
 	d.rates.Store(&rates{at: time.Now()})
-	d.apply(&o.Config)
+	d.apply(&o.Config, rules)
 	return d, nil
 }
 
-// apply puts a configuration into force.
-func (d *Daemon) apply(c *Config) {
+// apply puts a configuration into force, with the rules of its publish.allow.
+func (d *Daemon) apply(c *Config, rules []ipc.Rule) {
 	level, _ := level(c.Daemon.LogLevel) // check has
 	d.level.Set(level)
 	d.server.SetMaxMessage(int(c.Publish.MaxMessage))
+	d.server.SetPublishRate(c.Publish.Rate)
+	d.server.SetRules(rules)
 	d.handshaker.configure(c)
 	d.loops.Configure(c.loopConfig())
 	d.config.Store(c)
@@ -190,7 +197,12 @@ func (d *Daemon) reloadNow() {
 		d.notReloaded(err)
 		return
 	}
-	d.apply(&c)
+	rules, bad := allowRules(c.Publish.Allow)
+	if bad != nil {
+		d.notReloaded(bad)
+		return
+	}
+	d.apply(&c, rules)
 	d.log.Info("configuration reloaded")
 }
 

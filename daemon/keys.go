@@ -11,15 +11,35 @@ import (
 // What is known about the configuration's keys comes from the structures and their tags alone: a key is its section's
 // name, a dot, and its own name, as websocket.ping.
 
-// Keys are the names of all keys, in the order of the file; those of the repeated section [[channel]] as channel.match.
+// Keys are the names of all keys, in the order of the file; those of the repeated sections [[channel]] and [[publish.allow]] as
+// channel.match and publish.allow.users.
 func Keys() []string {
 	var keys []string
 	for section := range fields(reflect.TypeFor[Config]()) {
 		for field := range fields(sectionType(section)) {
-			keys = append(keys, keyName(section, field))
+			if !repeated(field) {
+				keys = append(keys, keyName(section, field))
+				continue
+			}
+			for inner := range fields(sectionType(field)) {
+				keys = append(keys, section.Tag.Get("toml")+"."+keyName(field, inner))
+			}
 		}
 	}
 	return keys
+}
+
+// sections are the names of all sections.
+func sections() (names []string) {
+	for section := range fields(reflect.TypeFor[Config]()) {
+		names = append(names, section.Tag.Get("toml"))
+		for field := range fields(sectionType(section)) {
+			if repeated(field) {
+				names = append(names, keyName(section, field))
+			}
+		}
+	}
+	return names
 }
 
 // FixedChanges are the keys in which two configurations differ but which take effect at a start only.
@@ -65,10 +85,15 @@ func keyName(section, field reflect.StructField) string {
 
 // sectionType is the structure of a section, be it a repeated one.
 func sectionType(section reflect.StructField) reflect.Type {
-	if section.Type.Kind() == reflect.Slice {
+	if repeated(section) {
 		return section.Type.Elem()
 	}
 	return section.Type
+}
+
+// repeated reports whether a field is a section that there can be any number of.
+func repeated(f reflect.StructField) bool {
+	return f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct
 }
 
 func fields(t reflect.Type) func(yield func(reflect.StructField) bool) {
@@ -89,33 +114,38 @@ func checkShape(tree map[string]any) *ConfigError {
 		if !ok {
 			return unknown(name, tree[name])
 		}
-		repeated := section.Type.Kind() == reflect.Slice
-		switch value := tables(tree[name]).(type) {
-		case map[string]any:
-			if repeated {
-				return &ConfigError{Text: fmt.Sprintf("%s is a section that can be repeated", name), Hint: fmt.Sprintf("write [[%s]]", name)}
-			}
-			if err := checkSection(section, name, value); err != nil {
-				return err
-			}
-		case []map[string]any:
-			if !repeated {
-				return &ConfigError{Text: fmt.Sprintf("%s is a section that there is once", name), Hint: fmt.Sprintf("write [%s]", name)}
-			}
-			for i, one := range value {
-				if err := checkSection(section, fmt.Sprintf("%s[%d]", name, i), one); err != nil {
-					return err
-				}
-			}
-		default:
-			brackets := "[%s]"
-			if repeated {
-				brackets = "[[%s]]"
-			}
-			return &ConfigError{Text: fmt.Sprintf("%s is a section, not a key", name), Hint: "write " + fmt.Sprintf(brackets, name) + " and its keys below"}
+		if err := checkSections(section, name, tree[name]); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// checkSections checks what stands where a section belongs, be it a repeated one.
+func checkSections(section reflect.StructField, name string, value any) *ConfigError {
+	repeated := repeated(section)
+	switch value := tables(value).(type) {
+	case map[string]any:
+		if repeated {
+			return &ConfigError{Text: fmt.Sprintf("%s is a section that can be repeated", name), Hint: fmt.Sprintf("write [[%s]]", name)}
+		}
+		return checkSection(section, name, value)
+	case []map[string]any:
+		if !repeated {
+			return &ConfigError{Text: fmt.Sprintf("%s is a section that there is once", name), Hint: fmt.Sprintf("write [%s]", name)}
+		}
+		for i, one := range value {
+			if err := checkSection(section, fmt.Sprintf("%s[%d]", name, i), one); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	brackets := "[%s]"
+	if repeated {
+		brackets = "[[%s]]"
+	}
+	return &ConfigError{Text: fmt.Sprintf("%s is a section, not a key", name), Hint: "write " + fmt.Sprintf(brackets, name) + " and its keys below"}
 }
 
 // tables makes no difference between [[name]] and name = [{}].
@@ -140,6 +170,12 @@ func checkSection(section reflect.StructField, name string, tree map[string]any)
 		field, ok := fieldOf(sectionType(section), key)
 		if !ok {
 			return unknown(name+"."+key, nil)
+		}
+		if repeated(field) {
+			if err := checkSections(field, name+"."+key, tree[key]); err != nil {
+				return err
+			}
+			continue
 		}
 		if want := wrongType(field.Type, tree[key]); want != "" {
 			return &ConfigError{Text: fmt.Sprintf("%s.%s has a value of the wrong type", name, key), Hint: "write " + key + " = " + want}
@@ -193,16 +229,10 @@ func unless(good bool, hint string) string {
 
 // unknown is the error for a key, or a section, that there is not.
 func unknown(key string, value any) *ConfigError {
-	kind := "key"
-	var known []string
+	kind, known := "key", append(Keys(), sections()...)
 	switch value.(type) {
 	case map[string]any, []map[string]any:
-		kind = "section"
-		for section := range fields(reflect.TypeFor[Config]()) {
-			known = append(known, section.Tag.Get("toml"))
-		}
-	default:
-		known = Keys()
+		kind, known = "section", sections()
 	}
 	e := &ConfigError{Text: fmt.Sprintf("unknown %s %q", kind, key)}
 	if near := nearest(key, known); near != "" {

@@ -249,7 +249,7 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 // resize brings the log to the size that is configured. The new one is stored when it is complete, and the old one removed then: nothing is
 // appended meanwhile, and a process that is killed in between leaves two that are the same.
 func (s *survival) resize(o *Options) {
-	next, err := s.log.Resized(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
+	next, _, err := s.log.Resized(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
 	if err != nil {
 		o.Log.Warn("the log keeps its size until the service is stopped and started", "cause", err)
 		return

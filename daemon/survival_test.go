@@ -225,7 +225,8 @@ func (r *running) connect(t *testing.T) *websocket.Conn {
 
 func (r *running) tell(t *testing.T, conn *websocket.Conn, message string) {
 	t.Helper()
-	if n, err := r.d.Publish([]byte("news"), []byte(message)); n != 1 || err != nil {
+	n, _, err := r.d.Publish([]byte("news"), []byte(message), nil)
+	if r.d.Flush(); n != 1 || err != nil {
 		t.Fatalf("%d clients, %v\n%s", n, err, r.log)
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(patience))

@@ -4,11 +4,18 @@ import "errors"
 
 // Broker is what the publish socket speaks for. All methods are safe for concurrent use.
 type Broker interface {
-	// Publish appends one message; when it returns nil the message is in the log. It returns the
-	// number of WebSocket clients it goes to. channel and message are only valid during the call;
-	// channel is a valid name (ValidChannel) and message is not over the limit.
-	// The error's text is sent after "-ERR ".
-	Publish(channel, message []byte) (clients int, err error)
+	// Publish appends one message; when err is nil the message is in the log. It returns the
+	// number of WebSocket clients it goes to. Whoever waits for messages may be left to wait until Flush.
+	//
+	// id is empty, or what the publisher has named the message by, 1 to MaxID bytes. If the log has a message of the
+	// channel with this id, nothing is appended, again is true, and clients are those that the channel has now.
+	//
+	// The arguments are only valid during the call; channel is a valid name (ValidChannel) and message is
+	// not over the limit. The error's text is sent after "-ERR ".
+	Publish(channel, message, id []byte) (clients int, again bool, err error)
+	// Flush wakes all who wait for what was published up to now. The server calls it before it answers, once
+	// for messages that came together.
+	Flush()
 	// Clients is the number of WebSocket clients subscribed to the channel now.
 	Clients(channel string) int
 	// Channels are the names of the channels that have at least one WebSocket client now.
@@ -69,6 +76,9 @@ var (
 
 // MaxChannel is the longest name of a channel, in bytes.
 const MaxChannel = 128
+
+// MaxID is the longest id of a message, in bytes.
+const MaxID = 128
 
 // ValidChannel reports whether name can be a channel: 1 to MaxChannel bytes, each an ASCII letter, a digit
 // or one of . _ - : /

@@ -15,20 +15,22 @@ import (
 )
 
 // Client is a connection to wscastd's publish socket. It is safe for concurrent use: calls take turns.
-// A connection that failed stays failed: every later call returns the same error; Dial again.
+// A connection that failed stays failed: every later call returns the same error, but for PublishOnce, which connects
+// again; or Dial again.
 //
 // A call waits for its answer as long as wscastd takes. Close, from another goroutine, ends the wait.
 type Client struct {
-	conn net.Conn
+	path string
 
 	mu   sync.Mutex // held for one request and its answer
+	conn net.Conn   // replaced with both mu and closing held
 	r    *bufio.Reader
 	in   reply
 	out  []byte
 	busy string // what has taken the connection over ("" none)
 	err  error  // first failure of the connection; sticky
 
-	closing sync.Once
+	closing sync.Mutex
 	closed  chan struct{}
 }
 
@@ -38,25 +40,39 @@ func Dial(path string) (*Client, error) { return DialContext(context.Background(
 
 // DialContext is Dial, given up when ctx ends. ctx does not govern the connection afterwards.
 func DialContext(ctx context.Context, path string) (*Client, error) {
+	conn, err := dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{path: path, conn: conn, r: bufio.NewReaderSize(conn, 16<<10), closed: make(chan struct{})}, nil
+}
+
+func dial(ctx context.Context, path string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, newDialError(path, err)
 	}
-	return &Client{conn: conn, r: bufio.NewReaderSize(conn, 16<<10), closed: make(chan struct{})}, nil
+	return conn, nil
 }
 
 // Publish publishes one message and waits for the answer: once it returns nil, the message is in the log.
 // It returns how many receivers the message goes to: WebSocket clients and local subscribers.
 // A message that wscastd refuses (bad channel, too long) is a *ReplyError, and the connection goes on.
-// After any other error it is not known whether the message is in the log.
+// After any other error it is not known whether the message is in the log: who publishes it again may publish it twice.
+// Publish does not do that by itself. PublishOnce does, without the risk.
 func (c *Client) Publish(channel string, message []byte) (receivers int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.usable(); err != nil {
 		return 0, err
 	}
-	c.out = appendPublish(c.out[:0], channel, message)
+	return c.publish(channel, message, "")
+}
+
+// publish sends one message and reads its answer. The caller holds mu.
+func (c *Client) publish(channel string, message []byte, id string) (receivers int, err error) {
+	c.out = appendPublish(c.out[:0], channel, message, id)
 	if err := c.send(); err != nil {
 		return 0, err
 	}
@@ -117,12 +133,22 @@ func (c *Client) PublishMany(answered func(Answer)) *Stream {
 
 // Close closes the connection. Calls that wait end with ErrClosed.
 func (c *Client) Close() error {
-	var err error
-	c.closing.Do(func() {
-		close(c.closed)
-		err = c.conn.Close()
-	})
-	return err
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	if c.isClosed() {
+		return nil
+	}
+	close(c.closed)
+	return c.conn.Close()
+}
+
+func (c *Client) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // A Subscription receives what is published. One goroutine may call Next; any may call Close.
@@ -221,10 +247,8 @@ func (c *Client) fail(err error) error {
 
 // failed puts an error of the connection into words.
 func (c *Client) failed(err error) error {
-	select {
-	case <-c.closed:
+	if c.isClosed() {
 		return ErrClosed
-	default:
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return fmt.Errorf("wscastd closed the connection: %w", io.ErrUnexpectedEOF)

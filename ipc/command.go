@@ -28,8 +28,8 @@ var commandsByName = make(map[string]*command)
 
 func init() {
 	commands = []*command{
-		{"publish", 3, "pubsub", "2.0.0", "Publishes a message and answers the number of its receivers.", false, runPublish},
-		{"spublish", 3, "pubsub", "7.0.0", "The same as PUBLISH: a shard channel is the channel of its name.", false, runPublish},
+		{"publish", -3, "pubsub", "2.0.0", "Publishes a message and answers the number of its receivers.", false, runPublish},
+		{"spublish", -3, "pubsub", "7.0.0", "The same as PUBLISH: a shard channel is the channel of its name.", false, runPublish},
 		{"subscribe", -2, "pubsub", "2.0.0", "Receives what is published on channels.", true, func(c *conn, args [][]byte) { c.subscribe(byName, args[1:]) }},
 		{"psubscribe", -2, "pubsub", "2.0.0", "Receives what is published on channels that match patterns.", true, func(c *conn, args [][]byte) { c.subscribe(byPattern, args[1:]) }},
 		{"ssubscribe", -2, "pubsub", "7.0.0", "Receives what is published on shard channels.", true, func(c *conn, args [][]byte) { c.subscribe(byShard, args[1:]) }},
@@ -83,11 +83,12 @@ func (c *conn) execute(args [][]byte) {
 	case cmd == nil:
 		c.failUnknown(args)
 	case len(args) != cmd.arity && (cmd.arity >= 0 || len(args) < -cmd.arity):
-		c.failArity(cmd.name, len(args) > 3 && cmd.arity == 3)
+		c.failArity(cmd.name, false)
 	case !cmd.always && !c.out.resp3 && c.subs.total() > 0:
 		c.fail("ERR Can't execute '" + cmd.name + "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
 	default:
 		if c.last.Load() != cmd {
+			c.tell() // another command may take its time
 			c.last.Store(cmd)
 		}
 		cmd.run(c, args)
@@ -131,6 +132,18 @@ func is(arg []byte, word string) bool {
 
 func runPublish(c *conn, args [][]byte) {
 	channel, message := args[1], args[2]
+	c.hold()
+	var id []byte
+	if len(args) > 3 {
+		if len(args) != 5 || !is(args[3], "ID") {
+			c.failArity(c.last.Load().name, true)
+			return
+		}
+		if id = args[4]; len(id) == 0 || len(id) > MaxID {
+			c.fail("ERR bad id " + quoteArgument(id) + ": an id is 1 to " + strconv.Itoa(MaxID) + " bytes")
+			return
+		}
+	}
 	if !ValidChannel(channel) {
 		c.failChannel(channel)
 		return
@@ -139,12 +152,22 @@ func runPublish(c *conn, args [][]byte) {
 		c.fail((&skippedError{size: len(message), limit: limit, argument: true}).Error())
 		return
 	}
-	clients, err := c.server.Broker.Publish(channel, message)
+	if err := c.mayPublish(channel); err != nil {
+		c.deny(err)
+		c.fail(err.Error())
+		return
+	}
+	clients, again, err := c.server.Broker.Publish(channel, message, id)
 	if err != nil {
 		c.fail("ERR " + err.Error())
 		return
 	}
-	c.counted.published++
+	if again {
+		c.counted.again++
+	} else {
+		c.counted.published++
+		c.gather(len(message))
+	}
 	c.out.int(clients + c.server.subscribers.receivers(channel))
 }
 

@@ -15,8 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flushAt is how many bytes of answers are gathered at most before they are written.
-const flushAt = 64 << 10
+const (
+	// flushAt is how many bytes of answers are gathered at most before they are written.
+	flushAt = 64 << 10
+
+	// tellAt is with how many bytes of messages, each with messageCost more, those who wait for them are told: after 128
+	// small ones, about as much as an event loop sends in one go. More would keep it from sending while we append.
+	tellAt      = 64 << 10
+	messageCost = 512
+)
 
 // conn is one connection to the publish socket. Its goroutine, serve:
 //
@@ -41,6 +48,7 @@ type conn struct {
 
 	// Of the goroutine in fill.
 	in      requests
+	due     due
 	readErr error
 	recv    func(fd uintptr) bool
 
@@ -54,11 +62,15 @@ type conn struct {
 	broken  error // first failure of a write; nothing is written after it
 	ending  bool  // after the answers in hand: QUIT, protocol error, fallen behind
 	tail    Tail  // while it subscribes
-	quiet   bool  // CLIENT REPLY OFF
-	skip    int   // answers to drop: CLIENT REPLY SKIP drops its own and the next
-	say     bool  // the command in hand is heard even so
+	rights  rights
+	pace    pace
+	held    time.Duration // how long to wait before the next command
+	quiet   bool          // CLIENT REPLY OFF
+	skip    int           // answers to drop: CLIENT REPLY SKIP drops its own and the next
+	say     bool          // the command in hand is heard even so
 	track   string
 	counted batchCounts
+	untold  int // cost of the messages that were published and not told of yet
 
 	// Of a connection that Suspend has stopped, and of one resumed until restart has dealt with them.
 	unsent  []byte // what the peer did not take: it goes out before anything else
@@ -77,7 +89,7 @@ type conn struct {
 }
 
 // batchCounts are added to the server's once a batch, so that connections do not contend for them.
-type batchCounts struct{ commands, published, errors uint64 }
+type batchCounts struct{ commands, published, again, errors uint64 }
 
 var (
 	errEnded = errors.New("the connection is to be closed")
@@ -99,15 +111,19 @@ func (c *conn) serve() {
 	defer c.server.running.Done()
 	err := c.restart()
 	if err == nil && c.in.pending() {
-		err = c.batch()
+		err = c.answer()
 	}
 	for err == nil {
 		if err = c.fill(); err == nil {
-			err = c.batch()
+			err = c.answer()
 		}
 	}
+	c.due.stop()
 	if c.rest(err) {
 		return
+	}
+	if c.due.missed() && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.giveUp()
 	}
 	if errors.Is(err, errSlow) {
 		c.server.count.slow.Add(1)
@@ -131,6 +147,9 @@ func (c *conn) tryRead(fd uintptr) bool {
 	switch {
 	case err == unix.EAGAIN:
 		c.in.idle()
+		if c.in.begun() {
+			c.due.start(c)
+		}
 		return false
 	case err == nil && n == 0:
 		err = io.EOF
@@ -150,8 +169,14 @@ func (c *conn) batch() error {
 		return errEnded
 	}
 	err := c.commands()
+	if c.counted.commands > 0 { // what is left of the input is another one
+		c.due.stop()
+	}
 	c.server.count.commands.Add(c.counted.commands)
 	c.server.count.published.Add(c.counted.published)
+	if c.counted.again > 0 {
+		c.server.count.again.Add(c.counted.again)
+	}
 	c.server.count.errors.Add(c.counted.errors)
 	c.counted = batchCounts{}
 	if flushed := c.flush(); flushed != nil {
@@ -169,6 +194,9 @@ func (c *conn) commands() error {
 	for {
 		if len(c.unsent) > 0 {
 			return errRest // what has been read goes on to the next server
+		}
+		if c.held > 0 {
+			return nil
 		}
 		args, err := c.in.next(c.server.MaxMessage())
 		switch {
@@ -236,9 +264,26 @@ func (c *conn) enough() {
 	}
 }
 
+// gather counts a message that was published. Those who wait for messages are told once of what came together: an event loop
+// that was woken by the first one would send it alone.
+func (c *conn) gather(size int) {
+	if c.untold += messageCost + size; c.untold >= tellAt {
+		c.tell()
+	}
+}
+
+// tell is called wherever this goroutine may come to wait, so that nobody waits with it.
+func (c *conn) tell() {
+	if c.untold > 0 {
+		c.untold = 0
+		c.server.Broker.Flush()
+	}
+}
+
 // flush writes out. It stops reading from a peer that does not take its answers, by waiting, and gives it up
 // after ReplyTimeout. The caller holds mu.
 func (c *conn) flush() error {
+	c.tell()
 	if len(c.out.b) > 0 {
 		c.write(c.out.b, true)
 	}

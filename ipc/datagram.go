@@ -14,7 +14,8 @@ import (
 // open and is the caller's. Each datagram is one message, of exactly its bytes, for the given channel; where
 // channel is "", its first line, up to a line feed, names the channel and the message is what follows. There are
 // no answers: what cannot be published (longer than MaxMessage, a bad channel, refused by the Broker) is dropped,
-// counted, and logged at most once a minute. An error is the socket's, and fatal.
+// counted, and logged at most once a minute. Rules (SetRules) go by the user and group that the sender has when it sends
+// (SCM_CREDENTIALS); its other groups are not known. An error is the socket's, and fatal.
 func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
 	if channel != "" && !ValidChannel(channel) {
 		return fmt.Errorf("datagram channel %q: a channel is 1 to %d letters, digits and . _ - : /", channel, MaxChannel)
@@ -23,6 +24,10 @@ func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
 		return nil
 	}
 	defer s.end(sock)
+	if err := passCredentials(sock); err != nil {
+		return fmt.Errorf("datagram socket %s: %w", sock.LocalAddr(), err)
+	}
+	control := make([]byte, credentials)
 	drops := dropLog{server: s}
 	defer drops.log()
 	var buf []byte
@@ -32,7 +37,7 @@ func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
 		if n := s.MaxMessage() + MaxChannel + 2; len(buf) != n {
 			buf = make([]byte, n)
 		}
-		n, _, flags, _, err := sock.ReadMsgUnix(buf, nil)
+		n, controls, flags, _, err := sock.ReadMsgUnix(buf, control)
 		if err != nil {
 			if s.isClosed() {
 				return nil
@@ -44,7 +49,7 @@ func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
 			return fmt.Errorf("datagram socket %s: %w", sock.LocalAddr(), err)
 		}
 		s.count.datagrams.Add(1)
-		if err := s.publishDatagram(buf[:n], channel, flags&unix.MSG_TRUNC != 0); err != nil {
+		if err := s.publishDatagram(buf[:n], channel, control[:controls], flags&unix.MSG_TRUNC != 0); err != nil {
 			s.count.datagramsDropped.Add(1)
 			drops.add(err.Error())
 			continue
@@ -53,7 +58,7 @@ func (s *Server) ServeDatagrams(sock *net.UnixConn, channel string) error {
 	}
 }
 
-func (s *Server) publishDatagram(message []byte, channel string, truncated bool) error {
+func (s *Server) publishDatagram(message []byte, channel string, control []byte, truncated bool) error {
 	name := []byte(channel)
 	if channel == "" {
 		var ok bool
@@ -67,8 +72,28 @@ func (s *Server) publishDatagram(message []byte, channel string, truncated bool)
 	if limit := s.MaxMessage(); truncated || len(message) > limit {
 		return fmt.Errorf("longer than %d bytes (publish.max_message)", limit)
 	}
-	_, err := s.Broker.Publish(name, message)
+	if err := s.maySend(control, name); err != nil {
+		s.count.denied.Add(1)
+		return err
+	}
+	_, _, err := s.Broker.Publish(name, message, nil)
+	s.Broker.Flush()
 	return err
+}
+
+func (s *Server) maySend(control, channel []byte) error {
+	rules := s.rules.Load()
+	if rules == nil {
+		return nil
+	}
+	sender, known := senderOf(control)
+	if !known {
+		return errors.New("its sender is not known, and there are rules ([[publish.allow]]): set PassCredentials=yes in the socket unit")
+	}
+	if mine := rulesFor(*rules, sender.UID, func() []uint32 { return []uint32{sender.GID} }); !publishAllowed(mine, channel) {
+		return &deniedError{sender.UID, "publish on", string(channel)}
+	}
+	return nil
 }
 
 // dropLog tells of the first datagram dropped, then of what has come together once a minute, as drops come, and

@@ -73,4 +73,5 @@ func serve() (path string, stop func()) {
 
 type twoClients struct{ ipc.Broker }
 
-func (twoClients) Publish(channel, message []byte) (int, error) { return 2, nil }
+func (twoClients) Publish(channel, message, id []byte) (int, bool, error) { return 2, false, nil }
+func (twoClients) Flush()                                                 {}

@@ -3,7 +3,7 @@ package ipc
 // Match reports whether a channel's name matches a Redis glob, as PSUBSCRIBE understands it: * any run of bytes, ?
 // one byte, [abc] [a-c] [^a] one byte of a set, \x the byte x itself. An unclosed set ends with the pattern. Only
 // the last * is ever tried again, so that the time is at most len(pattern) × len(name).
-func Match(pattern, name string) bool {
+func Match[T string | []byte](pattern string, name T) bool {
 	p, n := 0, 0
 	star, from := -1, 0 // after the last *: in pattern, and where in name it is tried
 	for n < len(name) {

@@ -12,14 +12,16 @@ type testLog struct {
 	messages []Message
 	forgot   uint64 // messages up to here have been overwritten
 	clients  map[string]int
+	ids      map[string]bool        // by channel, a zero byte and the id
 	refuse   error                  // of Publish
-	changed  chan struct{}          // closed and made anew by each Publish
+	flushed  []uint64               // the newest message, for each Flush
+	changed  chan struct{}          // closed and made anew by each Flush
 	plain    bool                   // tails without TryNext
 	tails    map[*testTail]struct{} // open ones
 }
 
 func newTestLog() *testLog {
-	return &testLog{clients: make(map[string]int), tails: make(map[*testTail]struct{}), changed: make(chan struct{})}
+	return &testLog{clients: make(map[string]int), ids: make(map[string]bool), tails: make(map[*testTail]struct{}), changed: make(chan struct{})}
 }
 
 // set changes a field while the server runs.
@@ -29,16 +31,34 @@ func (l *testLog) set(change func(l *testLog)) {
 	change(l)
 }
 
-func (l *testLog) Publish(channel, message []byte) (int, error) {
+func (l *testLog) Publish(channel, message, id []byte) (clients int, again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refuse != nil {
-		return 0, l.refuse
+		return 0, false, l.refuse
 	}
-	l.messages = append(l.messages, Message{string(channel), slices.Clone(message), uint64(len(l.messages) + 1)})
+	if key := string(channel) + "\x00" + string(id); len(id) > 0 {
+		again = l.ids[key]
+		l.ids[key] = true
+	}
+	if !again {
+		l.messages = append(l.messages, Message{string(channel), slices.Clone(message), uint64(len(l.messages) + 1)})
+	}
+	return l.clients[string(channel)], again, nil
+}
+
+func (l *testLog) Flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushed = append(l.flushed, uint64(len(l.messages)))
 	close(l.changed)
 	l.changed = make(chan struct{})
-	return l.clients[string(channel)], nil
+}
+
+// publish is what another connection does.
+func (l *testLog) publish(channel, message string) {
+	_, _, _ = l.Publish([]byte(channel), []byte(message), nil)
+	l.Flush()
 }
 
 func (l *testLog) Clients(channel string) int {

@@ -24,10 +24,20 @@ func appendCommand(b []byte, name string, args ...string) []byte {
 	return b
 }
 
-func appendPublish(b []byte, channel string, message []byte) []byte {
-	b = append(b, "*3\r\n$7\r\nPUBLISH\r\n"...)
+// appendPublish appends PUBLISH, with an id unless that is "".
+func appendPublish(b []byte, channel string, message []byte, id string) []byte {
+	if id == "" {
+		b = append(b, "*3\r\n$7\r\nPUBLISH\r\n"...)
+	} else {
+		b = append(b, "*5\r\n$7\r\nPUBLISH\r\n"...)
+	}
 	b = appendBulk(b, channel)
-	return appendBulk(b, message)
+	b = appendBulk(b, message)
+	if id != "" {
+		b = append(b, "$2\r\nID\r\n"...)
+		b = appendBulk(b, id)
+	}
+	return b
 }
 
 func appendBulk[T string | []byte](b []byte, s T) []byte {

@@ -259,6 +259,9 @@ func (q *requests) move(to *buffer) {
 // pending reports whether there is input that next has not taken.
 func (q *requests) pending() bool { return q.at < q.end }
 
+// begun reports whether a part of a command is there, or was.
+func (q *requests) begun() bool { return q.start < q.end || q.left > 0 }
+
 // idle gives back what is not needed while there is no input to wait for the rest of.
 func (q *requests) idle() {
 	if q.start < q.end || q.buf == nil {

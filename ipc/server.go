@@ -17,6 +17,7 @@ const DefaultMaxMessage = 1 << 20
 const (
 	defaultReplyTimeout = 10 * time.Second
 	defaultMaxConns     = 10000 // as Redis's maxclients
+	defaultCommandTime  = 30 * time.Second
 
 	// closeGrace is how long Close and Suspend wait for peers to take their last answers.
 	closeGrace = time.Second
@@ -34,8 +35,13 @@ type Server struct {
 	ReplyTimeout time.Duration
 	// MaxConns is how many connections there may be; more are answered with an error and closed. 0: 10,000.
 	MaxConns int
+	// CommandTimeout is how long a command may take to arrive whole once a part of it has; 0: 30 s.
+	CommandTimeout time.Duration
 
 	maxMessage  atomic.Int64
+	interval    atomic.Int64 // between two messages of a publisher, in nanoseconds; 0: any
+	rules       atomic.Pointer[[]Rule]
+	refusals    refusals
 	started     atomic.Int64 // Unix time of the first Serve or Resume, for uptime
 	subscribers index
 	count       counts
@@ -63,8 +69,9 @@ func (l listener) SetReadDeadline(t time.Time) error { return l.SetDeadline(t) }
 var longAgo = time.Unix(1, 0)
 
 type counts struct {
-	commands, published, errors, refused, slow atomic.Uint64
-	datagrams, datagramsDropped                atomic.Uint64
+	commands, published, again, errors, refused, slow atomic.Uint64
+	denied, unfinished                                atomic.Uint64
+	datagrams, datagramsDropped                       atomic.Uint64
 }
 
 // Stats are the server's figures; the counters start with the process.
@@ -73,11 +80,14 @@ type Stats struct {
 	Subscribers      int    // of them, those that subscribe
 	Commands         uint64 // answered, with or without an error
 	Published        uint64 // messages that came over connections and datagrams and are in the log
+	Again            uint64 // messages that were not published, as the log has one with their id
 	Errors           uint64 // answers that were errors, protocol errors among them
 	Refused          uint64 // connections over MaxConns
 	Slow             uint64 // connections closed because their answers were not read, or a subscriber fell behind the log
+	Denied           uint64 // messages and subscriptions that no rule allows
+	Unfinished       uint64 // connections closed because a command did not arrive whole
 	Datagrams        uint64 // received
-	DatagramsDropped uint64 // of them, those too long or with a bad channel
+	DatagramsDropped uint64 // of them, those too long, with a bad channel or denied
 }
 
 // Stats returns the figures of now.
@@ -85,9 +95,12 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Commands:         s.count.commands.Load(),
 		Published:        s.count.published.Load(),
+		Again:            s.count.again.Load(),
 		Errors:           s.count.errors.Load(),
 		Refused:          s.count.refused.Load(),
 		Slow:             s.count.slow.Load(),
+		Denied:           s.count.denied.Load(),
+		Unfinished:       s.count.unfinished.Load(),
 		Datagrams:        s.count.datagrams.Load(),
 		DatagramsDropped: s.count.datagramsDropped.Load(),
 	}
@@ -224,6 +237,7 @@ func (s *Server) stop(suspend bool) bool {
 	}
 	s.mu.Unlock()
 	s.running.Wait()
+	s.refusals.end(s)
 	return first
 }
 
@@ -282,6 +296,13 @@ func (s *Server) log() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return s.Log
+}
+
+func (s *Server) commandTimeout() time.Duration {
+	if s.CommandTimeout > 0 {
+		return s.CommandTimeout
+	}
+	return defaultCommandTime
 }
 
 func (s *Server) replyTimeout() time.Duration {

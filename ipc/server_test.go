@@ -183,7 +183,7 @@ func TestCommand(t *testing.T) {
 	s := d.connect(t)
 	n := strconv.Itoa(len(commands))
 	s.send("COMMAND COUNT\r\nCOMMAND INFO publish nothing\r\n")
-	s.expect(":" + n + "\r\n*2\r\n*10\r\n$7\r\npublish\r\n:3\r\n*3\r\n+pubsub\r\n+stale\r\n+fast\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@pubsub\r\n*0\r\n*0\r\n*0\r\n*-1\r\n")
+	s.expect(":" + n + "\r\n*2\r\n*10\r\n$7\r\npublish\r\n:-3\r\n*3\r\n+pubsub\r\n+stale\r\n+fast\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@pubsub\r\n*0\r\n*0\r\n*0\r\n*-1\r\n")
 	s.send("COMMAND DOCS QUIT quit nothing\r\nCOMMAND DOCS nothing\r\n")
 	s.expect("*2\r\n$4\r\nquit\r\n*6\r\n$7\r\nsummary\r\n$22\r\nCloses the connection.\r\n$5\r\nsince\r\n$5\r\n1.0.0\r\n$5\r\ngroup\r\n$10\r\nconnection\r\n*0\r\n")
 	s.send("COMMAND LIST\r\n")

@@ -38,6 +38,19 @@ type Stream struct {
 // The error is the connection's: then nothing more can be published. What became of the message comes
 // as an Answer.
 func (s *Stream) Publish(channel string, message []byte) error {
+	return s.publish(channel, message, "")
+}
+
+// PublishOnce is Publish with an id, as Client.PublishOnce. A Stream does not connect again by itself: who does, and publishes
+// again, with the same ids and in the same order, what has no answer, has published each message once, and in order.
+func (s *Stream) PublishOnce(channel string, message []byte, id string) error {
+	if id == "" || len(id) > MaxID {
+		return errID
+	}
+	return s.publish(channel, message, id)
+}
+
+func (s *Stream) publish(channel string, message []byte, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.broken == nil && !s.closing && (s.sent-s.got >= streamWindow || len(s.buf) >= streamBuffer) {
@@ -49,7 +62,7 @@ func (s *Stream) Publish(channel string, message []byte) error {
 	case s.closing:
 		return ErrClosed
 	}
-	s.buf = appendPublish(s.buf, channel, message)
+	s.buf = appendPublish(s.buf, channel, message, id)
 	s.sent++
 	s.changed.Broadcast()
 	return nil

@@ -49,9 +49,8 @@ func (x *index) receivers(channel []byte) int {
 	defer x.mu.RUnlock()
 	n := x.channels[string(channel)]
 	if len(x.patterns) > 0 {
-		name := string(channel)
 		for p, conns := range x.patterns {
-			if Match(p, name) {
+			if Match(p, channel) {
 				n += conns
 			}
 		}
@@ -169,6 +168,11 @@ func (c *conn) subscribe(k *kind, names [][]byte) {
 			c.fail("ERR pattern too long: at most " + strconv.Itoa(maxPattern) + " bytes")
 			return
 		}
+		if err := c.maySubscribe(k, string(name)); err != nil {
+			c.deny(err)
+			c.fail(err.Error())
+			return
+		}
 	}
 	c.say = true
 	if c.tail == nil {
@@ -283,6 +287,9 @@ func (c *conn) follow(t Tail) {
 		buf := getBuffer(smallBuffer)
 		out := answers{b: buf.b[:0], resp3: c.out.resp3}
 		for ok := true; ok && err == nil; {
+			if err = c.mayGoOn(); err != nil {
+				break
+			}
 			c.deliver(&out, m)
 			if ok = more != nil && len(out.b) < flushAt; ok {
 				m, ok, err = more.TryNext(c.subs.want)
@@ -290,11 +297,16 @@ func (c *conn) follow(t Tail) {
 		}
 		if err != nil {
 			failed = err
+			text := "ERR " + err.Error()
 			if errors.Is(err, ErrBehind) {
 				c.server.count.slow.Add(1)
 				c.server.log().Warn("subscriber closed: the log has moved on past it", "pid", c.peer.PID, "uid", c.peer.UID, "name", c.name())
 			}
-			out.error("ERR " + err.Error())
+			if _, ok := err.(*deniedError); ok {
+				c.deny(err)
+				text = err.Error()
+			}
+			out.error(text)
 			c.unfollow()
 			c.ending = true
 		}

@@ -29,8 +29,8 @@ type Suspended struct {
 // in this process or one that is sent the descriptor. The peer sees a pause and no error. All goroutines have
 // ended when it returns, which takes at most about a second.
 //
-// Every command that was read whole has been answered. A peer that does not take its answers in time gets the rest from the next
-// server, which then executes what is left of that peer's commands. A local subscriber goes on with the message after the last
+// Every command that was read whole has been answered, but for those that SetPublishRate holds back. A peer that does not take its
+// answers in time gets the rest from the next server, which then executes what is left of that peer's commands. A local subscriber goes on with the message after the last
 // one that it was sent.
 //
 // The connections are in the order in which to resume them, subscribers first, so that no publisher misses one in its

@@ -262,9 +262,7 @@ func TestSuspendSubscriber(t *testing.T) {
 				if seen := max(decoded(t, all[0]).at, decoded(t, all[1]).at, decoded(t, all[2]).at); seen > d.log.Head() {
 					t.Fatalf("a subscriber has come to %d, and the log to %d", seen, d.log.Head())
 				}
-				if _, err := d.log.Publish([]byte("news"), []byte("b"+n)); err != nil {
-					t.Fatal(err)
-				}
+				d.log.publish("news", "b"+n)
 				d.resume(t, all)
 				pub.send("PUBLISH news c" + n + "\r\n")
 				pub.expect(":3\r\n")
@@ -394,7 +392,7 @@ func TestSuspendSubscriberDoesNotRead(t *testing.T) {
 // Where the log has forgotten what a subscriber was still to be sent, or is another one, the subscriber is told.
 func TestResumeBehind(t *testing.T) {
 	for name, change := range map[string]func(d *daemon){
-		"overwritten": func(d *daemon) { d.log.Publish([]byte("a"), nil); d.log.forget() },
+		"overwritten": func(d *daemon) { d.log.publish("a", ""); d.log.forget() },
 		"another log": func(d *daemon) { d.log.set(func(l *testLog) { l.messages = nil }) },
 		"another log, which has the subscriber's place, but not that of its subscription": func(d *daemon) {
 			d.log.set(func(l *testLog) { l.messages = l.messages[:1] })
@@ -402,8 +400,8 @@ func TestResumeBehind(t *testing.T) {
 	} {
 		d := start(t)
 		s := d.connect(t)
-		d.log.Publish([]byte("a"), nil)
-		d.log.Publish([]byte("a"), nil)
+		d.log.publish("a", "")
+		d.log.publish("a", "")
 		s.send("SUBSCRIBE a\r\n")
 		s.expect("*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
 		all := d.suspend(t)
@@ -695,7 +693,7 @@ func FuzzResume(f *testing.F) {
 	f.Add([]byte{}, []byte{}, false)
 	f.Add([]byte{stateVersion + 1, 0, 0, 0, 0}, []byte{}, false)
 	d := start(f)
-	d.log.Publish([]byte("a"), []byte("x"))
+	d.log.publish("a", "x")
 	f.Fuzz(func(t *testing.T, encoded, input []byte, right bool) {
 		if right {
 			if len(encoded) > 0 {

@@ -30,6 +30,7 @@ var commands = []command{
 	subscribeCommand,
 	listenCommand,
 	statusCommand,
+	doctorCommand,
 	versionCommand,
 }
 

@@ -171,18 +171,27 @@ type memoryLog struct {
 	clients map[string]int
 
 	mu       sync.Mutex
+	ids      map[string]bool
 	info     []ipc.Section
 	grown    *sync.Cond // or a tail closed
 	messages []ipc.Message
 }
 
-func (l *memoryLog) Publish(channel, message []byte) (int, error) {
+func (l *memoryLog) Publish(channel, message, id []byte) (clients int, again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if key := string(channel) + "\x00" + string(id); len(id) > 0 {
+		if l.ids[key] {
+			return l.clients[string(channel)], true, nil
+		}
+		l.ids[key] = true
+	}
 	l.messages = append(l.messages, ipc.Message{Channel: string(channel), Data: bytes.Clone(message), Seq: uint64(len(l.messages) + 1)})
 	l.grown.Broadcast()
-	return l.clients[string(channel)], nil
+	return l.clients[string(channel)], false, nil
 }
+
+func (l *memoryLog) Flush() {}
 
 func (l *memoryLog) Clients(channel string) int { return l.clients[channel] }
 func (l *memoryLog) Channels() []string         { return nil }
@@ -270,7 +279,7 @@ type daemon struct {
 
 func startDaemon(t testing.TB) *daemon {
 	t.Helper()
-	log := &memoryLog{clients: map[string]int{"default": 3}}
+	log := &memoryLog{clients: map[string]int{"default": 3}, ids: make(map[string]bool)}
 	log.grown = sync.NewCond(&log.mu)
 	d := &daemon{
 		memoryLog: log,

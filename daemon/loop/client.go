@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
@@ -152,7 +153,7 @@ func (l *loop) add(n newcomer) {
 		_ = l.sys.close(n.fd)
 		return
 	}
-	survive.Point("accept.recorded")
+	failpoint.Pass("accept.recorded")
 	c := l.enter(n, slot, record)
 	if c == nil {
 		return
@@ -301,11 +302,11 @@ func (l *loop) drop(c *client, why string) {
 	if l.keep.Lot != nil {
 		l.keep.Lot.Leave(c.slotted)
 	}
-	survive.Point("close.left")
+	failpoint.Pass("close.left")
 	_ = l.sys.shutdown(fd, unix.SHUT_RDWR) // ENOTCONN when the peer was faster
-	survive.Point("close.shut")
+	failpoint.Pass("close.shut")
 	l.keep.Table.Give(c.slotted) // not before: a parked connection without a record is nobody's
-	survive.Point("close.forgotten")
+	failpoint.Pass("close.forgotten")
 	_ = unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 	_ = l.sys.close(fd)
 	l.slab.give(c)

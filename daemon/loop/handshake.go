@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/survive"
 )
 
@@ -59,13 +60,13 @@ func (l *loop) handshake(c *client) {
 	l.count.Handshakes++
 	l.log.Debug("client open", "client", c.slot, "channel", channel)
 	gen := c.gen
-	survive.Point("answer.noted")
+	failpoint.Pass("answer.noted")
 	if l.say(c, answer); c.gen != gen {
 		return
 	}
-	survive.Point("answer.sent")
+	failpoint.Pass("answer.sent")
 	l.consume(c, size)
-	survive.Point("answer.consumed")
+	failpoint.Pass("answer.consumed")
 	if n > size || n == MaxHead {
 		l.input(c) // frames came with the request, or may have come: epoll has told of them already
 	}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/survive"
 )
@@ -128,7 +129,7 @@ func (l *loop) adopt(n newcomer) {
 		l.lose(c, err)
 		return
 	}
-	survive.Point("adopt.inherited")
+	failpoint.Pass("adopt.inherited")
 	l.count.Adopted++
 	if s.Repaired() {
 		l.count.Repaired++
@@ -162,7 +163,7 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 		return err
 	}
 	l.enrol(c, ch, s.Cursor)
-	survive.Point("adopt.begun")
+	failpoint.Pass("adopt.begun")
 	c.record.SetState(s.State)
 	c.base, c.in, c.received = s.Base, frame.Parser{State: s.In}, s.Received
 	if !c.in.Valid() {

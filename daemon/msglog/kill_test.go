@@ -51,17 +51,58 @@ func channelOf(seq uint64) []byte {
 
 // A publisher's process is killed again and again: every message that it has reported is there, and the log is as good as new.
 func TestKilled(t *testing.T) {
-	l, err := Create(Options{Size: MinSize, Channels: 4096})
+	o := Options{Size: MinSize, Channels: 4096}
+	t.Run("memory", func(t *testing.T) {
+		l, err := Create(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		epoch := l.Epoch()
+		killed(t, l, 50, func(file *os.File) *Log { return opened(t, file, epoch) })
+	})
+	t.Run("file", func(t *testing.T) {
+		o.Path = home(t).Path
+		l, _ := load(t, o)
+		epoch := l.Epoch()
+		killed(t, l, 20, func(file *os.File) *Log { return opened(t, file, epoch) })
+	})
+	// With nobody to keep the descriptor. The epoch is another one each time, and that of the last round is known.
+	t.Run("path", func(t *testing.T) {
+		o.Path = home(t).Path
+		l, _ := load(t, o)
+		epoch := l.Epoch()
+		killed(t, l, 20, func(file *os.File) *Log {
+			file.Close()
+			l, found := load(t, o)
+			if !found.NewEpoch || found.CutNewer > 1 || l.Epoch() == epoch { // the one that was being written
+				t.Errorf("%+v", found)
+			}
+			isOf(t, l, epoch, l.Head(), true)
+			isOf(t, l, epoch, l.Head()+1, false)
+			epoch = l.Epoch()
+			return l
+		})
+	})
+}
+
+// opened takes a descriptor over.
+func opened(t *testing.T, file *os.File, epoch uint64) *Log {
+	t.Helper()
+	l, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, epoch := duplicate(t, l.file), l.Epoch()
-	defer file.Close()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
+	if l.Epoch() != epoch {
+		t.Errorf("the epoch is %x, was %x", l.Epoch(), epoch)
 	}
+	return l
+}
+
+func killed(t *testing.T, l *Log, rounds int, recover func(*os.File) *Log) {
 	unlinked := 0
-	for round := range 50 {
+	for round := range rounds {
+		file := duplicate(t, l.file)
+		shut(t, l)
 		reports, theirs, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
@@ -110,11 +151,8 @@ func TestKilled(t *testing.T) {
 		if err := m.unmap(); err != nil {
 			t.Fatal(err)
 		}
-		l, err := Open(duplicate(t, file))
-		if err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
-		if l.Head() < reported || l.Epoch() != epoch {
+		l = recover(file)
+		if l.Head() < reported {
 			t.Errorf("round %d: message %d was reported, the head is %d", round, reported, l.Head())
 		}
 		var p published
@@ -131,9 +169,7 @@ func TestKilled(t *testing.T) {
 			p = append(p, one)
 		}
 		p.check(t, l, tail)
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
 	}
+	shut(t, l)
 	t.Logf("killed %d times between head and link", unlinked)
 }

@@ -1,7 +1,6 @@
 package msglog
 
 import (
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -16,30 +15,44 @@ import (
 // that the garbage collector does not own; they contain no pointers.
 
 // layoutVersion changes with every change of the structures in this file.
-const layoutVersion = 1
+const layoutVersion = 2
 
 // align is the granularity of the areas: the largest page size of the machines that Linux runs on.
 const align = 64 << 10
 
 var magic = [8]byte{'w', 's', 'c', 'a', 's', 't', 'l', 'g'}
 
+// A generation is an epoch that the log has had until newer messages may have been lost (scan.go), and the last of its
+// sequence numbers that names the message that it was given to.
+type generation struct{ epoch, last uint64 }
+
+// generations are remembered: as many power failures may lie between two visits of a client.
+const generations = 4
+
 // header is the first area of the file. head and tail have a cache line each: every Append writes head, and every eviction
 // and every Follower tail.
 type header struct {
 	magic    [8]byte
 	layout   uint32
-	channels uint32 // cells in the table of channel names
-	entries  uint64 // entries in the index
-	data     uint64 // bytes of frames
-	epoch    uint64 // random, made with the log: sequence numbers of different logs are not comparable
-	sum      uint32 // checksum of all of the above
-	_        [20]byte
+	channels uint32                  // cells in the table of channel names
+	entries  uint64                  // entries in the index
+	data     uint64                  // bytes of frames
+	epoch    uint64                  // random, made with the log: sequence numbers of different logs are not comparable
+	earlier  [generations]generation // the newest first; epoch 0: none
+	sums     uint32                  // 1: entries have checksums, since this is a file on a disk
+	sum      uint32                  // checksum of all of the above
+	_        [16]byte
 
 	// What follows changes while the log is used.
 	head atomic.Uint64 // sequence number of the newest message, 0 before the first one
 	_    [56]byte
 	tail atomic.Uint64 // sequence number of the oldest message that is kept, 1 before the first one
 	_    [56]byte
+
+	// Of a log with a file, see writeback.go.
+	synced atomic.Uint64 // every message up to this one was on the disk when this was written
+	closed atomic.Uint64 // closedMark, when everything was on the disk and nothing has changed since; or 0
+	_      [48]byte
 }
 
 // cell is the name of a channel. Its index in the table is the channel's id. It means something only while an entry that is
@@ -71,13 +84,21 @@ func (c *cell) get() (name []byte, ok bool) {
 // entry describes one message. One cache line.
 type entry struct {
 	seq     uint64
-	pos     uint64        // of the frame: bytes of frames written before it since the log was made
-	time    int64         // of Append, Unix time in nanoseconds
-	next    atomic.Uint64 // sequence number of the next message of the channel, 0: none yet
-	prev    uint64        // sequence number of the previous message of the channel when this one was appended, 0: none
-	size    uint32        // bytes of the frame
-	channel uint32        // id
-	_       [2]uint64
+	pos     uint64   // of the frame: bytes of frames written before it since the log was made
+	time    int64    // of Append, Unix time in nanoseconds
+	prev    uint64   // sequence number of the previous message of the channel when this one was appended, 0: none
+	size    uint32   // bytes of the frame
+	channel uint32   // id
+	once    [12]byte // hash of the id that its publisher has given the message, zero: none
+	sum     uint32   // checksum of all of the above, of the channel's name and of the frame (mapping.sum); 0 in memory
+
+	// Changes when the channel's next message is appended, and follows from the entries: a scan makes it anew.
+	next atomic.Uint64 // sequence number of the next message of the channel, 0: none yet
+}
+
+// fixed is the part that does not change any more. It is mapped memory.
+func (e *entry) fixed() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(e)), unsafe.Offsetof(e.sum))
 }
 
 const (
@@ -135,30 +156,16 @@ func (m *mapping) mapFd(fd int) error {
 		return fmt.Errorf("log: fstat: %w", err)
 	}
 	if st.Size < headerSize {
-		return fmt.Errorf("log: the file has %d bytes, less than a header", st.Size)
+		return damaged("the file has %d bytes, less than a header", st.Size)
 	}
 	h, err := readHeader(fd)
 	if err != nil {
 		return err
 	}
-	if h.magic != magic {
-		return errors.New("log: the file is not a message log")
-	}
-	if h.layout != layoutVersion {
-		return fmt.Errorf("log: the file has layout %d, this program knows %d", h.layout, layoutVersion)
-	}
-	if h.sum != checksum(h.fixed()) {
-		return errors.New("log: the header is damaged")
-	}
-	// The bounds keep every product below in range whatever the header says.
-	if h.channels == 0 || h.channels > MaxChannels || h.data < MinSize || h.data > MaxSize || h.data%align != 0 ||
-		h.entries != h.data/bytesPerEntry {
-		return fmt.Errorf("log: implausible header: %d channels, %d entries, %d bytes", h.channels, h.entries, h.data)
+	if err := h.check(st.Size); err != nil {
+		return err
 	}
 	a := layOut(h.channels, h.entries, h.data)
-	if uint64(st.Size) != a.end {
-		return fmt.Errorf("log: the file has %d bytes, its header says %d", st.Size, a.end)
-	}
 
 	// Reserve the address space, then put the file and the mirror of its data over the reservation.
 	if a.end+h.data > math.MaxInt {
@@ -192,6 +199,35 @@ func (h *header) all() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(h)), 
 // fixed is the part of it that the checksum is about.
 func (h *header) fixed() []byte { return h.all()[:unsafe.Offsetof(h.sum)] }
 
+// check is about what does not change any more, and about the size of the file.
+func (h *header) check(size int64) error {
+	if h.magic != magic {
+		return damaged("the file is not a message log")
+	}
+	if h.layout != layoutVersion {
+		return damaged("the file has layout %d, this program knows %d", h.layout, layoutVersion)
+	}
+	if h.sum != checksum(h.fixed()) {
+		return damaged("the header is damaged")
+	}
+	// The bounds keep every product below in range whatever the header says.
+	if h.channels == 0 || h.channels > MaxChannels || h.data < MinSize || h.data > MaxSize || h.data%align != 0 ||
+		h.entries != h.data/bytesPerEntry || h.sums > 1 {
+		return damaged("implausible header: %d channels, %d entries, %d bytes", h.channels, h.entries, h.data)
+	}
+	if end := h.end(); uint64(size) != end {
+		return damaged("the file has %d bytes, its header says %d", size, end)
+	}
+	return nil
+}
+
+// A damagedError is about what a file contains, as against what the system refuses: the file cannot be used now or later.
+type damagedError string
+
+func (e damagedError) Error() string { return "log: " + string(e) }
+
+func damaged(format string, args ...any) error { return damagedError(fmt.Sprintf(format, args...)) }
+
 // readHeader copies the header.
 func readHeader(fd int) (*header, error) {
 	h := new(header)
@@ -205,14 +241,26 @@ func readHeader(fd int) (*header, error) {
 	return h, nil
 }
 
-// writeHeader makes an empty log of the file.
-func writeHeader(fd int, channels uint32, entries, data, epoch uint64) error {
-	if err := unix.Ftruncate(fd, int64(layOut(channels, entries, data).end)); err != nil {
-		return fmt.Errorf("log: making a file of %d bytes: %w", layOut(channels, entries, data).end, err)
+// end is the size of the file.
+func (h *header) end() uint64 { return layOut(h.channels, h.entries, h.data).end }
+
+// initialize writes the header of an empty log.
+func initialize(f *os.File, h *header) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
-	h := &header{magic: magic, layout: layoutVersion, channels: channels, entries: entries, data: data, epoch: epoch}
+	if cerr := raw.Control(func(fd uintptr) { err = writeHeader(int(fd), h) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// writeHeader writes the header in one go: a process that is killed leaves the old one or the new one, and so does a disk,
+// which writes whole sectors.
+func writeHeader(fd int, h *header) error {
+	h.magic, h.layout = magic, layoutVersion
 	h.sum = checksum(h.fixed())
-	h.tail.Store(1)
 	if _, err := unix.Pwrite(fd, h.all(), 0); err != nil {
 		return fmt.Errorf("log: writing the header: %w", err)
 	}
@@ -231,4 +279,12 @@ func (m *mapping) entry(seq uint64) *entry { return &m.index[seq%uint64(len(m.in
 func (m *mapping) bytes(pos, n uint64) []byte {
 	at := pos % m.size
 	return m.data[at : at+n : at+n]
+}
+
+// sum is the checksum of a message, by its entry: of everything that a client, or one that looks for it, is told.
+func (m *mapping) sum(e *entry) uint32 {
+	c := &m.cells[e.channel]
+	sum := crc32.Update(0, castagnoli, e.fixed())
+	sum = crc32.Update(sum, castagnoli, c.name[:min(c.size, MaxName)])
+	return crc32.Update(sum, castagnoli, m.bytes(e.pos, uint64(e.size)))
 }

@@ -1,8 +1,6 @@
 package msglog
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +31,8 @@ const reserve = 8
 type Options struct {
 	Size     int64 // bytes of frames, MinSize to MaxSize, rounded up to 64 KiB
 	Channels int   // how many channels can have clients or messages in the log at the same time
+	// Path of the file of Load and Resized. With "" a log is in memory: it outlives the process, but not the machine's run.
+	Path string
 }
 
 // ErrTooLarge: the frame is larger than an eighth of the log. A larger one could not be appended without overwriting what
@@ -41,8 +41,10 @@ var ErrTooLarge = errors.New("message too large for the log; log.size sets its s
 
 // Log is the ring. See the package's documentation for who may do what.
 type Log struct {
-	file *os.File
-	m    *mapping
+	file   *os.File
+	path   string // "" in memory
+	m      *mapping
+	writer *writer // nil in memory
 
 	edge    atomic.Uint64 // sequence number: readers should not need anything below it
 	waiting atomic.Int32  // appenders waiting for readers to raise their floors
@@ -55,17 +57,26 @@ type Log struct {
 	pos       uint64   // of the next frame
 	nudgePos  uint64   // when pos or head gets there, readers are asked to raise their floors
 	nudgeSeq  uint64
-	readers   []*Reader
+	readers   []*Reader // the beginning of byBit
+	byBit     [MaxReaders]*Reader
 	followers map[*Follower]struct{}
-	bytes     uint64 // payload bytes appended by this process
-	messages  uint64 // messages appended by this process
+	once      map[onceHash]struct{} // of the ids of the messages in the log
+	bytes     uint64                // payload bytes appended by this process
+	messages  uint64                // messages appended by this process
+
+	// Who is to be woken by the next Flush. Set under mu.
+	untold          atomic.Uint64 // bits of the readers with news that they were not woken for
+	untoldFollowers atomic.Bool
 }
 
-// Create makes an empty log in a new memfd.
+// Create makes an empty log in memory.
 func Create(o Options) (*Log, error) {
-	var random [8]byte
-	_, _ = rand.Read(random[:]) // never fails since Go 1.24
-	f, err := makeFile(o, binary.LittleEndian.Uint64(random[:]))
+	h, err := o.header()
+	if err != nil {
+		return nil, err
+	}
+	h.epoch = newEpoch()
+	f, err := makeMemory(h)
 	if err != nil {
 		return nil, err
 	}
@@ -77,14 +88,22 @@ func Create(o Options) (*Log, error) {
 	return l, nil
 }
 
-// makeFile makes the file of an empty log.
-func makeFile(o Options, epoch uint64) (*os.File, error) {
+// header of an empty log, but for the epoch.
+func (o Options) header() (*header, error) {
 	if o.Size < MinSize || o.Size > MaxSize {
 		return nil, fmt.Errorf("log: a size of %d bytes is outside %d to %d", o.Size, int64(MinSize), int64(MaxSize))
 	}
 	if o.Channels < 1 || o.Channels > MaxChannels {
 		return nil, fmt.Errorf("log: %d channels are outside 1 to %d", o.Channels, MaxChannels)
 	}
+	data := roundUp(uint64(o.Size))
+	h := &header{channels: uint32(o.Channels), entries: data / bytesPerEntry, data: data}
+	h.tail.Store(1)
+	return h, nil
+}
+
+// makeMemory makes the memfd of an empty log.
+func makeMemory(h *header) (*os.File, error) {
 	fd, err := unix.MemfdCreate("wscast-log", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // MFD_NOEXEC_SEAL came with Linux 6.3
 		fd, err = unix.MemfdCreate("wscast-log", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -93,8 +112,12 @@ func makeFile(o Options, epoch uint64) (*os.File, error) {
 		return nil, fmt.Errorf("log: memfd_create: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "wscast-log")
-	data := roundUp(uint64(o.Size))
-	err = writeHeader(fd, uint32(o.Channels), data/bytesPerEntry, data, epoch)
+	if err = f.Truncate(int64(h.end())); err != nil {
+		err = fmt.Errorf("log: making a file of %d bytes: %w", h.end(), err)
+	}
+	if err == nil {
+		err = initialize(f, h)
+	}
 	if err == nil {
 		// Nobody can cut off the mapped memory under our feet (SIGBUS).
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
@@ -109,6 +132,9 @@ func makeFile(o Options, epoch uint64) (*os.File, error) {
 // Open takes over a log: an empty one, or one that another process has written and was, perhaps, killed in the middle of
 // it. It refuses a log in which anything is not as Append can have left it, but cannot know a time or a payload that is
 // wrong. The log owns the file from then on; when Open fails the caller still does.
+//
+// The file may be one that Load has opened in that other process, which has locked it then. It must not have been out of
+// memory since: Load is for a file that was on a disk only.
 func Open(f *os.File) (*Log, error) {
 	m, err := mapFile(f)
 	if err != nil {
@@ -119,16 +145,46 @@ func Open(f *os.File) (*Log, error) {
 	if err := l.rebuild(); err != nil {
 		return nil, errors.Join(err, m.unmap())
 	}
+	if m.head.sums != 0 {
+		l.path = pathOf(f)
+		if m.head.closed.Swap(0) != 0 { // by a process that is followed by another one after all
+			if err := dataSync(f); err != nil {
+				return nil, errors.Join(err, m.unmap())
+			}
+		}
+		l.startWriter()
+	}
 	return l, nil
 }
 
-// Close unmaps the log. No reader, follower or appender may be at work.
+// Close unmaps the log. No reader, follower or appender may be at work. Another process may go on with the file; without
+// one, Finish comes first.
 func (l *Log) Close() error {
+	if l.writer != nil {
+		l.writer.stop()
+	}
 	return errors.Join(l.m.unmap(), l.file.Close())
 }
 
-// File is the memfd.
+// File is the memfd, or the file on the disk.
 func (l *Log) File() *os.File { return l.file }
+
+// Path of the log's file, "" for a log in memory.
+func (l *Log) Path() string { return l.path }
+
+// Sequence tells whether an id, an epoch and a sequence number, is that of a message of this log, be it kept or not, and returns
+// the number that the message has here. Ids of earlier epochs are, up to where the log was cut when it got a new one.
+func (l *Log) Sequence(epoch, seq uint64) (uint64, bool) {
+	if epoch == l.m.head.epoch {
+		return seq, seq <= l.Head()
+	}
+	for _, g := range l.m.head.earlier {
+		if g.epoch == epoch && g.epoch != 0 {
+			return seq, seq <= g.last && g.last > 0
+		}
+	}
+	return 0, false
+}
 
 // Epoch is the random number of this log. An id that clients see is the epoch and the sequence number of a message.
 func (l *Log) Epoch() uint64 { return l.m.head.epoch }
@@ -149,9 +205,32 @@ func (l *Log) Starved() bool { return l.waiting.Load() > 0 }
 //
 // Errors: a name that is empty or longer than MaxName, ErrChannels, ErrTooLarge.
 func (l *Log) Append(channel, message []byte, op frame.Opcode) (clients int, err error) {
+	clients, _, err = l.Put(channel, message, nil, op)
+	l.Flush()
+	return clients, err
+}
+
+// Put is Append for one of several messages: readers and followers that wait for news are not woken before the next
+// Flush, whoever calls it. Those that do not wait find the message already.
+//
+// With an id, which is up to MaxID bytes, nothing is put if the log has a message of the channel with that id: again is true, and
+// clients are those that the channel has now. Where several put the same id at once, one of them does.
+//
+// Errors: as Append, and an id that is too long.
+func (l *Log) Put(channel, message, id []byte, op frame.Opcode) (clients int, again bool, err error) {
 	size := uint64(frame.HeaderSize(len(message)) + len(message))
 	if size > l.m.size/reserve {
-		return 0, ErrTooLarge
+		return 0, false, ErrTooLarge
+	}
+	var once onceHash
+	if len(id) > 0 {
+		if err := checkName(channel); err != nil {
+			return 0, false, err
+		}
+		if len(id) > MaxID {
+			return 0, false, errID
+		}
+		once = hashID(channel, id)
 	}
 	now := time.Now().UnixNano()
 
@@ -159,14 +238,21 @@ func (l *Log) Append(channel, message []byte, op frame.Opcode) (clients int, err
 	defer l.mu.Unlock()
 	if l.byName[string(channel)] == nil {
 		if err := checkName(channel); err != nil { // before anything is overwritten for it
-			return 0, err
+			return 0, false, err
 		}
 	}
+	if l.hasLocked(once) { // before room is made: the room could be that message's
+		return l.byName[string(channel)].clients, true, nil
+	}
 	l.makeRoomLocked(size)
-	// After the room was made: waiting for it lets go of mu, and a channel can be forgotten meanwhile.
+	// After the room was made: waiting for it lets go of mu, and meanwhile a channel can be forgotten, and somebody else can
+	// put the id.
+	if l.hasLocked(once) {
+		return l.byName[string(channel)].clients, true, nil
+	}
 	ch, err := l.channelLocked(channel)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 
 	seq := l.m.head.head.Load() + 1
@@ -176,22 +262,61 @@ func (l *Log) Append(channel, message []byte, op frame.Opcode) (clients int, err
 	e.seq, e.pos, e.size, e.channel, e.time = seq, l.pos, uint32(size), ch.id, now
 	e.prev = ch.last.Load()
 	e.next.Store(0)
-	l.m.head.head.Store(seq) // from here on the message exists
+	e.once = once
+	if l.writer != nil {
+		e.sum = l.m.sum(e)
+	}
+	l.rememberLocked(once)
+	l.m.head.head.Store(seq) // from here on the message exists, with its id
 	l.pos += size
 	l.messages++
 	l.bytes += uint64(len(message))
 
 	l.linkLocked(ch, seq)
 	for readers := ch.readers; readers != 0; readers &= readers - 1 {
-		l.readerOf(readers).tell(ch)
+		if r := l.readerOf(readers); r.tell(ch) {
+			l.untold.Or(r.bit)
+		}
 	}
 	if l.pos >= l.nudgePos || seq >= l.nudgeSeq {
 		l.nudgeLocked()
 	}
-	for f := range l.followers {
-		f.kick()
+	if len(l.followers) > 0 {
+		l.untoldFollowers.Store(true)
 	}
-	return ch.clients, nil
+	if l.writer != nil {
+		l.writer.tell()
+	}
+	return ch.clients, false, nil
+}
+
+// Flush wakes the readers and followers that wait for what was put, by whomever: so nobody's message waits for the end of
+// another one's batch. Readers are woken without mu, since every message comes by here.
+func (l *Log) Flush() {
+	l.wakeUntold()
+	if l.untoldFollowers.Load() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.kickUntoldLocked()
+	}
+}
+
+// wakeUntold may be called with mu held or not: byBit is written before anybody can set the bit.
+func (l *Log) wakeUntold() {
+	if l.untold.Load() == 0 {
+		return
+	}
+	for untold := l.untold.Swap(0); untold != 0; untold &= untold - 1 {
+		l.readerOf(untold).wake()
+	}
+}
+
+func (l *Log) kickUntoldLocked() {
+	if l.untoldFollowers.Swap(false) {
+		for f := range l.followers {
+			f.kick()
+		}
+	}
 }
 
 // linkLocked makes an entry the last one of its channel. Reader.Next loads last before anything else, so last is stored
@@ -224,6 +349,8 @@ func (l *Log) makeRoomLocked(size uint64) {
 		// the log above it, and no frame is larger.
 		l.waiting.Add(1)
 		l.nudgeLocked()
+		l.wakeUntold() // what was put before is not to wait as well
+		l.kickUntoldLocked()
 		if tail >= l.lowestFloorLocked() {
 			l.room.Wait()
 		}
@@ -239,6 +366,7 @@ func (l *Log) evictLocked(tail uint64) {
 	ch.evicted.Store(tail)
 	ch.first.Store(e.next.Load())
 	ch.kept--
+	l.forgetIDLocked(e.once)
 	l.m.head.tail.Add(1) // not Store: see Follower.TryNext
 	l.forgetLocked(ch)
 }
@@ -272,6 +400,7 @@ type Usage struct {
 	Published         uint64 // messages appended by this process
 	PublishedBytes    uint64 // their payload
 	Epoch, Head       uint64
+	Path              string // of its file, "" in memory
 }
 
 // Usage of the log now.
@@ -283,6 +412,7 @@ func (l *Log) Usage() Usage {
 		Messages: head + 1 - tail, Entries: uint64(len(l.m.index)), Size: l.m.size,
 		Channels: len(l.byName), Places: len(l.m.cells),
 		Published: l.messages, PublishedBytes: l.bytes, Epoch: l.m.head.epoch, Head: head,
+		Path: l.path,
 	}
 	if u.Messages > 0 {
 		u.Bytes = l.pos - l.m.entry(tail).pos

@@ -36,8 +36,8 @@ type Reader struct {
 	news []*Channel
 }
 
-// NewReader adds a reader. wake is called, from any goroutine and under locks of the log, when a channel with clients of this
-// reader has news, or the reader should Release; it must not block or call the log.
+// NewReader adds a reader. wake is called, from any goroutine and perhaps under locks of the log, when a channel with clients
+// of this reader has news, or the reader should Release; it must not block or call the log.
 func (l *Log) NewReader(wake func()) (*Reader, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -48,11 +48,12 @@ func (l *Log) NewReader(wake func()) (*Reader, error) {
 	l.nudgeLocked() // without readers the tail can have passed the edge
 	r.served = l.edge.Load()
 	r.floor.Store(r.served)
-	l.readers = append(l.readers, r)
+	l.byBit[len(l.readers)] = r
+	l.readers = l.byBit[:len(l.readers)+1]
 	return r, nil
 }
 
-func (l *Log) readerOf(bit uint64) *Reader { return l.readers[bits.TrailingZeros64(bit)] }
+func (l *Log) readerOf(bit uint64) *Reader { return l.byBit[bits.TrailingZeros64(bit)] }
 
 func (l *Log) lowestFloorLocked() uint64 {
 	lowest := Gone
@@ -112,15 +113,16 @@ func (r *Reader) Leave(ch *Channel, last bool) {
 	l.forgetLocked(ch)
 }
 
-// tell puts a channel on the list of channels with news. The bit in the channel spares the lock when it is there already.
-func (r *Reader) tell(ch *Channel) {
+// tell puts a channel on the list of channels with news. The bit in the channel spares the lock when it is there already;
+// then it returns false, and whoever has set it has woken the reader, or has left that to Flush.
+func (r *Reader) tell(ch *Channel) bool {
 	if ch.news.Or(r.bit)&r.bit != 0 {
-		return
+		return false
 	}
 	r.mu.Lock()
 	r.news = append(r.news, ch)
 	r.mu.Unlock()
-	r.wake()
+	return true
 }
 
 // News appends to buf the channels that got messages since the last call. A message that is appended afterwards brings its

@@ -1,10 +1,6 @@
 package msglog
 
-import (
-	"fmt"
-
-	"wscast/daemon/frame"
-)
+import "wscast/daemon/frame"
 
 // never is a sequence number, or a position, that no log lives to see. Below it sums do not overflow.
 const never = 1 << 62
@@ -17,7 +13,7 @@ func (l *Log) rebuild() error {
 	// A frame is at most an eighth of the data, so a log that has once had a message is never empty again.
 	empty := head == 0 && tail == 1
 	if !empty && (tail == 0 || tail > head || head-tail >= uint64(len(l.m.index)) || head >= never) {
-		return fmt.Errorf("log: implausible header: messages %d to %d in %d entries", tail, head, len(l.m.index))
+		return damaged("implausible header: messages %d to %d in %d entries", tail, head, len(l.m.index))
 	}
 	start := l.m.entry(tail).pos
 	if !empty {
@@ -27,20 +23,24 @@ func (l *Log) rebuild() error {
 		e := l.m.entry(seq)
 		size := uint64(e.size)
 		if e.seq != seq || e.pos != l.pos || e.pos >= never || size > l.m.size/reserve || e.pos+size-start > l.m.size {
-			return fmt.Errorf("log: the entry of message %d is damaged", seq)
+			return damaged("the entry of message %d is damaged", seq)
 		}
 		if op, _, ok := frame.Payload(l.m.bytes(e.pos, size)); !ok || op != frame.Text && op != frame.Binary {
-			return fmt.Errorf("log: the frame of message %d is damaged", seq)
+			return damaged("the frame of message %d is damaged", seq)
 		}
 		ch, err := l.restore(e, tail)
 		if err != nil {
 			return err
 		}
+		if l.hasLocked(e.once) {
+			return damaged("message %d has the id of another one, of which there can be none", seq)
+		}
+		l.rememberLocked(e.once)
 		if last := ch.last.Load(); last != 0 {
 			// The process may have been killed between moving the head and linking.
 			next := l.m.entry(last).next.Load()
 			if e.prev != last || next != seq && (next != 0 || seq != head) {
-				return fmt.Errorf("log: the links between messages %d and %d are damaged", last, seq)
+				return damaged("the links between messages %d and %d are damaged", last, seq)
 			}
 		}
 		l.linkLocked(ch, seq)
@@ -50,7 +50,7 @@ func (l *Log) rebuild() error {
 		if ch == nil {
 			l.free = append(l.free, uint32(id))
 		} else if last := ch.last.Load(); l.m.entry(last).next.Load() != 0 {
-			return fmt.Errorf("log: the link after message %d is damaged", last)
+			return damaged("the link after message %d is damaged", last)
 		}
 	}
 	l.nudgeLocked()
@@ -60,7 +60,7 @@ func (l *Log) rebuild() error {
 // restore returns the channel of an entry, which it makes when the entry is the first one of it.
 func (l *Log) restore(e *entry, tail uint64) (*Channel, error) {
 	if uint64(e.channel) >= uint64(len(l.m.cells)) {
-		return nil, fmt.Errorf("log: the entry of message %d is damaged: it has channel %d of %d", e.seq, e.channel, len(l.m.cells))
+		return nil, damaged("the entry of message %d is damaged: it has channel %d of %d", e.seq, e.channel, len(l.m.cells))
 	}
 	for uint64(len(l.byID)) <= uint64(e.channel) {
 		l.byID = append(l.byID, nil)
@@ -70,14 +70,14 @@ func (l *Log) restore(e *entry, tail uint64) (*Channel, error) {
 	}
 	name, ok := l.m.cells[e.channel].get()
 	if !ok {
-		return nil, fmt.Errorf("log: the name of channel %d, which message %d has, is damaged", e.channel, e.seq)
+		return nil, damaged("the name of channel %d, which message %d has, is damaged", e.channel, e.seq)
 	}
 	ch := &Channel{name: string(name), id: e.channel}
 	if l.byName[ch.name] != nil {
-		return nil, fmt.Errorf("log: two channels have the name %q", ch.name)
+		return nil, damaged("two channels have the name %q", ch.name)
 	}
 	if e.prev >= tail {
-		return nil, fmt.Errorf("log: message %d follows message %d, which has another channel", e.seq, e.prev)
+		return nil, damaged("message %d follows message %d, which has another channel", e.seq, e.prev)
 	}
 	ch.evicted.Store(e.prev)
 	l.byName[ch.name], l.byID[ch.id] = ch, ch

@@ -3,41 +3,95 @@ package msglog
 import (
 	"errors"
 	"fmt"
+	"os"
 )
 
-// Resized returns the log in the size that is asked for: the log itself if it has that size, or else a copy in a new memfd, with the same epoch,
-// sequence numbers and channel ids, and as many of the newest messages as fit. The log itself stays as it is. It must not be in use: there are no readers, followers or
-// appenders yet.
+// Resized returns the log in the size and at the path that are asked for: the log itself if it is like that, or else a copy in
+// a new file, or in memory, with the same epoch, sequence numbers and channel ids, and as many of the newest messages as fit. The
+// log itself stays as it is, also where its file has lost its path to the new one. It must not be in use: there are no
+// readers, followers or appenders yet.
+//
+// What is at the path, and is not this log in another size, is moved aside; its new path is returned.
 //
 // Names of channels are never left out, since a client that was not taken over yet can refer to any of them: the copy has place for more channels
-// than asked for where it needs to. It is an error when the newest message does not fit.
-func (l *Log) Resized(o Options) (*Log, error) {
+// than asked for where it needs to. It is an error when the newest message does not fit, and where Load has one.
+func (l *Log) Resized(o Options) (next *Log, aside string, err error) {
 	for id := len(l.m.cells) - 1; id >= o.Channels; id-- {
 		if l.m.cells[id].size != 0 {
 			o.Channels = id + 1
 			break
 		}
 	}
-	if o.Size > 0 && roundUp(uint64(o.Size)) == l.m.size && o.Channels == len(l.m.cells) {
-		return l, nil
+	inPlace := l.writer == nil && o.Path == "" || l.writer != nil && o.Path != "" && isAt(l.file, o.Path)
+	if inPlace {
+		l.path = o.Path // a descriptor from elsewhere does not say it exactly
 	}
-	f, err := makeFile(o, l.Epoch())
+	if inPlace && o.Size > 0 && roundUp(uint64(o.Size)) == l.m.size && o.Channels == len(l.m.cells) {
+		return l, "", nil
+	}
+	h, err := o.header()
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	h.epoch, h.earlier = l.m.head.epoch, l.m.head.earlier
+	var f *os.File
+	if o.Path == "" {
+		f, err = makeMemory(h)
+	} else {
+		h.sums = 1
+		f, err = makeBeside(o.Path, h)
+	}
+	if err != nil {
+		return nil, "", err
 	}
 	m, err := mapFile(f)
 	if err == nil {
 		err = errors.Join(l.copyTo(m), m.unmap())
 	}
-	var next *Log
 	if err == nil {
 		next, err = Open(f)
 	}
-	if err != nil {
-		f.Close()
-		return nil, err
+	if err == nil && o.Path != "" {
+		if aside, err = l.clear(o.Path); err == nil {
+			err = putInPlace(o.Path, f)
+		}
+		next.path = o.Path
 	}
-	return next, nil
+	if err == nil {
+		return next, aside, nil
+	}
+	if next != nil {
+		err = errors.Join(err, next.Close())
+	} else {
+		f.Close()
+	}
+	if o.Path != "" {
+		_ = os.Remove(beside(o.Path))
+	}
+	return nil, aside, err
+}
+
+// clear makes way for a copy of the log. A file of this log can be there that is not the one in use, after a process was
+// killed in the middle of Resized: nothing was appended meanwhile.
+func (l *Log) clear(path string) (aside string, err error) {
+	if isAt(l.file, path) {
+		return "", nil // and it is locked
+	}
+	f, err := lockFile(path, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if m, err := mapFile(f); err == nil {
+		same := m.head.epoch == l.Epoch() && m.head.head.Load() == l.Head()
+		if err := m.unmap(); err != nil || same {
+			return "", err
+		}
+	}
+	return SetAside(path)
 }
 
 // copyTo copies what fits into an empty log. Positions stay what they are; where that is in the data depends on its size alone.
@@ -61,9 +115,14 @@ func (l *Log) copyTo(m *mapping) error {
 	for seq := first; seq <= head; seq++ {
 		from, to := l.m.entry(seq), m.entry(seq)
 		to.seq, to.pos, to.time, to.prev, to.size, to.channel = from.seq, from.pos, from.time, from.prev, from.size, from.channel
+		to.once = from.once
 		to.next.Store(from.next.Load())
 		copy(m.bytes(from.pos, uint64(from.size)), l.m.bytes(from.pos, uint64(from.size)))
+		if m.head.sums != 0 {
+			to.sum = m.sum(to)
+		}
 	}
+	m.head.synced.Store(head) // true once the copy has its path
 	m.head.tail.Store(first)
 	m.head.head.Store(head)
 	return nil

@@ -9,7 +9,7 @@ import (
 
 func resized(t *testing.T, l *Log, o Options) *Log {
 	t.Helper()
-	next, err := l.Resized(o)
+	next, _, err := l.Resized(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestResizedToTheSame(t *testing.T) {
 	if next := resized(t, l, Options{Size: MinSize, Channels: 8}); next != l {
 		t.Error("it was copied")
 	}
-	if _, err := l.Resized(Options{Size: 1, Channels: 8}); err == nil {
+	if _, _, err := l.Resized(Options{Size: 1, Channels: 8}); err == nil {
 		t.Error("a size that is too small was taken")
 	}
 }
@@ -91,7 +91,7 @@ func TestResizedBelowTheNewestMessage(t *testing.T) {
 	l := create(t, Options{Size: 4 * MinSize, Channels: 8})
 	var p published
 	p.append(t, l, "a", make([]byte, MinSize/4), frame.Binary)
-	if next, err := l.Resized(Options{Size: MinSize, Channels: 8}); err == nil {
+	if next, _, err := l.Resized(Options{Size: MinSize, Channels: 8}); err == nil {
 		next.Close()
 		t.Error("the newest message is gone")
 	}

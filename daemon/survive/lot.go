@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/failpoint"
 )
 
 const (
@@ -104,7 +106,7 @@ func (l *Lot) newSegment(tail bool) (*segment, error) {
 	l.next++
 	// Both ends: with one of them closed, the queue is thrown away.
 	err = l.keeper.Push(s.name("tx"), s.tx)
-	Point("store.one")
+	failpoint.Pass("store.one")
 	if err == nil {
 		err = l.keeper.Push(s.name("rx"), s.rx)
 	}
@@ -114,15 +116,16 @@ func (l *Lot) newSegment(tail bool) (*segment, error) {
 		return nil, err
 	}
 	l.segments[s.id] = s
-	Point("store.both")
+	failpoint.Pass("store.both")
 	return s, nil
 }
 
 func (l *Lot) remove(s *segment) {
 	delete(l.segments, s.id)
 	_ = l.keeper.Remove(s.name("tx"))
-	Point("remove.one")
+	failpoint.Pass("remove.one")
 	_ = l.keeper.Remove(s.name("rx"))
+	failpoint.Pass("remove.both")
 	unix.Close(s.tx)
 	unix.Close(s.rx)
 }
@@ -238,11 +241,11 @@ func (l *Lot) send(s *segment, ps []parked, fds []int) error {
 		l.buf = binary.NativeEndian.AppendUint32(l.buf, p.slot)
 		l.buf = binary.NativeEndian.AppendUint32(l.buf, p.gen)
 	}
-	Point("park.before")
+	failpoint.Pass("park.before")
 	if err := unix.Sendmsg(s.tx, l.buf, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
 		return err
 	}
-	Point("park.sent")
+	failpoint.Pass("park.sent")
 	s.messages++
 	s.parked += len(fds)
 	return nil
@@ -254,7 +257,7 @@ func (l *Lot) compact(s *segment) {
 		l.bulk = nil
 	}
 	if l.empty(s) == nil && l.segments[s.id] == s {
-		Point("compact.emptied")
+		failpoint.Pass("compact.emptied")
 		l.remove(s)
 	}
 }
@@ -282,7 +285,7 @@ func (l *Lot) empty(s *segment) error {
 			}
 			l.bulk.live += len(ps)
 			s.live -= len(ps)
-			Point("merge.sent")
+			failpoint.Pass("merge.sent")
 		}
 		for range messages {
 			// Received without room for descriptors, they are dropped by the kernel.
@@ -293,7 +296,7 @@ func (l *Lot) empty(s *segment) error {
 			}
 			s.messages--
 			s.parked -= n / parkedSize
-			Point("merge.taken")
+			failpoint.Pass("merge.taken")
 		}
 	}
 	if s.live > 0 {
@@ -457,7 +460,7 @@ func Recover(keeper Keeper, table *Table, stored []*os.File) (*Lot, []Found, err
 		errs = append(errs, fmt.Errorf("%d clients were closed, there are no descriptors for them: raise LimitNOFILE=", a.surplus))
 	}
 	table.forget(a.found)
-	Point("recover.all")
+	failpoint.Pass("recover.all")
 	return l, a.found, errors.Join(errs...)
 }
 
@@ -659,7 +662,7 @@ func (a *arrivals) claim(s *segment, b []byte, fd int) bool {
 	l.where[slot] = place{s.id, int32(fd)}
 	s.live++
 	a.found = append(a.found, Found{slot, fd})
-	Point("recover.found")
+	failpoint.Pass("recover.found")
 	return true
 }
 

@@ -7,7 +7,7 @@ _wscast()
     COMPREPLY=()
 
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'publish subscribe listen status version help --version --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'publish subscribe listen status doctor version help --version --help' -- "$cur")
         return
     fi
     case $prev in
@@ -35,7 +35,8 @@ _wscast()
         subscribe) flags='--socket --pattern --help' ;;
         listen) flags='--origin --help' ;;
         status) flags='--socket --json --help' ;;
-        help) flags='publish subscribe listen status version' ;;
+        doctor) flags='--socket --clients --help' ;;
+        help) flags='publish subscribe listen status doctor version' ;;
     esac
     if [[ $command == help || $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")

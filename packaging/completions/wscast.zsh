@@ -8,6 +8,7 @@ commands=(
     'subscribe:print what is published, as a local process'
     'listen:print what a WebSocket client receives'
     'status:report clients, channels, rates, the log, version and uptime'
+    'doctor:check the installation and say what mends it'
     'version:print the version'
     'help:explain a command'
 )
@@ -40,6 +41,8 @@ case $command in
             '1:url: ' ;;
     status)
         _arguments $socket $help '--json[print a JSON object]' ;;
+    doctor)
+        _arguments $socket $help '--clients[judge limits for so many clients]:clients: ' ;;
     help)
         commands=(${commands:#help:*})
         _describe -t commands command commands ;;

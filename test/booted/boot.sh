@@ -1,9 +1,10 @@
 # Becomes a container. Run in a mount namespace of its own, which takes all mounts with it.
-# $1 directory to work in, $2 lower directories of the overlay, $3 name of the machine, rest: units to enable
+# $1 directory to work in, $2 lower directories of the overlay, $3 name of the machine, $4 a further option of systemd-nspawn or nothing,
+# rest: units to enable
 set -eu
 umask 022
-dir=$1 lower=$2 name=$3
-shift 3
+dir=$1 lower=$2 name=$3 option=$4
+shift 4
 # systemd-nspawn keeps a directory of each container in /run and never removes it.
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs "$dir"
@@ -11,8 +12,8 @@ mkdir "$dir/upper" "$dir/work" "$dir/root"
 mount -t overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" overlay "$dir/root"
 # As a package does after it is unpacked.
 chroot "$dir/root" systemd-sysusers
-chroot "$dir/root" systemctl --quiet enable "$@"
+[ $# = 0 ] || chroot "$dir/root" systemctl --quiet enable "$@"
 # --register=no --keep-unit: the host may have no systemd, and what it has is left alone. --kill-signal: SIGTERM, which comes when the
 # test process dies, ends the container at once.
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --directory="$dir/root" --machine="$name" --boot \
+SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn $option --quiet --directory="$dir/root" --machine="$name" --boot \
 	--register=no --keep-unit --notify-ready=yes --console=pipe --link-journal=no --resolv-conf=off --timezone=off --kill-signal=SIGKILL

@@ -93,6 +93,8 @@ var layers struct {
 
 	// race has the one file that differs when wscastd is built with the race detector.
 	race func() (dir string, err error)
+	// bare is the root of machines without wscast.
+	bare func() (dir string, err error)
 }
 
 // RemoveLayers removes what was made for this run. For TestMain, after the tests.
@@ -129,11 +131,16 @@ func buildLayers() error {
 		}
 		cache = filepath.Join(dir, "wscast-test")
 	}
-	root, err := rootCache{cache, debian}.get(strings.Join(mmdebstrap, " "))
+	rootOf := func(command []string) (string, error) {
+		build := func(dir string) error { return debian(command, dir) }
+		return rootCache{cache, build}.get(strings.Join(command, " "))
+	}
+	root, err := rootOf(mmdebstrap)
 	if err != nil {
 		return err
 	}
 	layers.root = root
+	layers.bare = sync.OnceValues(func() (string, error) { return rootOf(mmdebstrapBare) })
 	if layers.temporary, err = os.MkdirTemp("", "wscast-layers-"); err != nil {
 		return err
 	}
@@ -158,8 +165,8 @@ func buildRace() (string, error) {
 }
 
 // debian builds a root. mmdebstrap mounts /proc, /dev and /sys in it, so it gets a mount namespace: nothing is still mounted there when it is killed.
-func debian(dir string) error {
-	args := append([]string{"--mount", "--propagation=private"}, mmdebstrap...)
+func debian(command []string, dir string) error {
+	args := append([]string{"--mount", "--propagation=private"}, command...)
 	_, err := run("unshare", append(args, dir)...)
 	return err
 }

@@ -8,6 +8,3 @@ const (
 	// enoughDead is how many of a segment have to have left before its living are parked anew.
 	enoughDead = 1024
 )
-
-// Point is where a process can be killed by a test (build tag failpoints). It costs nothing.
-func Point(string) {}
