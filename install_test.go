@@ -40,8 +40,8 @@ var installed = []string{
 // patience is how long anything that is started here may take, a build without a cache included.
 const patience = 3 * time.Minute
 
-// makeInstall runs make install into a directory of the test's, which it returns.
-func makeInstall(t *testing.T, prefix string) (root string) {
+// makeInstall runs make install, with further variables as NAME=VALUE, into a directory of the test's, which it returns.
+func makeInstall(t *testing.T, prefix string, variables ...string) (root string) {
 	t.Helper()
 	if _, err := exec.LookPath("make"); err != nil {
 		t.Fatalf("%v: install the package make", err)
@@ -49,7 +49,7 @@ func makeInstall(t *testing.T, prefix string) (root string) {
 	root = t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "make", "-s", "install", "DESTDIR="+root, "PREFIX="+prefix)
+	cmd := exec.CommandContext(ctx, "make", append([]string{"-s", "install", "DESTDIR=" + root, "PREFIX=" + prefix}, variables...)...)
 	// Under make test, make would take over the variables of that one's command line.
 	cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MFLAGS=", "MAKELEVEL=")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -62,31 +62,48 @@ func TestInstall(t *testing.T) {
 	for _, prefix := range []string{"/usr", "/usr/local"} {
 		t.Run(prefix, func(t *testing.T) {
 			root := makeInstall(t, prefix)
-			var got, want []string
-			err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
-				if err != nil || entry.IsDir() {
-					return err
-				}
-				info, err := entry.Info()
-				if err == nil {
-					got = append(got, fmt.Sprintf("%o %s", info.Mode(), strings.TrimPrefix(name, root)))
-				}
-				return err
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, file := range installed {
-				want = append(want, strings.Replace(file, "PREFIX", prefix, 1))
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			if !slices.Equal(got, want) {
-				t.Errorf("make install PREFIX=%s writes\n%s\nwant\n%s", prefix, strings.Join(got, "\n"), strings.Join(want, "\n"))
-			}
+			expectFiles(t, root, prefix, installed)
 			unitFitsFiles(t, root, prefix)
 			pagesFitFiles(t, root, prefix)
 		})
+	}
+}
+
+// Packages have nginx find its files by itself, and the same ones beside them for who has changed those.
+func TestInstallForNginx(t *testing.T) {
+	root := makeInstall(t, "/usr", "NGINXDIR=/etc/nginx")
+	expectFiles(t, root, "/usr", append([]string{"644 /etc/nginx/conf.d/wscast.conf", "644 /etc/nginx/snippets/wscast.conf"}, installed...))
+	for name, original := range map[string]string{"conf.d/wscast.conf": "wscast-http.conf", "snippets/wscast.conf": "wscast.conf"} {
+		if read(t, root+"/etc/nginx/"+name) != read(t, root+"/usr/share/wscast/nginx/"+original) {
+			t.Errorf("%s is not %s", name, original)
+		}
+	}
+}
+
+// expectFiles: these files are there, with their modes, and no others.
+func expectFiles(t *testing.T, root, prefix string, files []string) {
+	t.Helper()
+	var got, want []string
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			got = append(got, fmt.Sprintf("%o %s", info.Mode(), strings.TrimPrefix(name, root)))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		want = append(want, strings.Replace(file, "PREFIX", prefix, 1))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("make install PREFIX=%s writes\n%s\nwant\n%s", prefix, strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
@@ -123,6 +140,38 @@ func pagesFitFiles(t *testing.T, root, prefix string) {
 	}
 	if found == 0 {
 		t.Errorf("the pages %q name no file", pages)
+	}
+}
+
+// The packages are of the version that the programs are, and name the modules that are in them.
+func TestPackagesFitSources(t *testing.T) {
+	version := regexp.MustCompile(`(?m)^VERSION = (\S+)$`).FindStringSubmatch(read(t, "Makefile"))
+	spec := read(t, "packaging/rpm/wscast.spec")
+	for name, expression := range map[string]string{
+		"packaging/debian/changelog":                `\Awscast \((\S+)-\d+\) `,
+		"packaging/rpm/wscast.spec":                 `(?m)^Version: +(\S+)$`,
+		"packaging/rpm/wscast.spec, its %changelog": `(?m)^%changelog\n\* .* - (\S+)-\d+$`,
+	} {
+		file, _, _ := strings.Cut(name, ",")
+		if got := regexp.MustCompile(expression).FindStringSubmatch(read(t, file)); got == nil || got[1] != version[1] {
+			t.Errorf("%s is of version %q, the Makefile of %q", name, got, version)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	list := exec.CommandContext(ctx, "go", "list", "-deps", "-f", "{{with .Module}}{{if .Version}}{{.Path}} {{.Version}}{{end}}{{end}}", "./cmd/...")
+	out, err := list.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", list, err, out)
+	}
+	modules := slices.Compact(slices.Sorted(strings.Lines(string(out))))
+	var bundled []string
+	for _, match := range regexp.MustCompile(`(?m)^Provides: +bundled\(golang\((\S+)\)\) = (\S+)$`).FindAllStringSubmatch(spec, -1) {
+		bundled = append(bundled, match[1]+" v"+match[2]+"\n")
+	}
+	slices.Sort(bundled)
+	if !slices.Equal(bundled, modules) {
+		t.Errorf("the spec says that it bundles\n%swant\n%s", strings.Join(bundled, ""), strings.Join(modules, ""))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +46,8 @@ type WebSocketConfig struct {
 	HandshakeTimeout Duration `toml:"handshake_timeout"`
 	CloseTimeout     Duration `toml:"close_timeout"`
 	MaxMessage       Size     `toml:"max_message"`
+	MaxSubscriptions int      `toml:"max_subscriptions"`
+	UpstreamRate     int      `toml:"upstream_rate"`
 	Slow             string   `toml:"slow"`
 }
 
@@ -65,8 +68,9 @@ type PublishConfig struct {
 
 // LogConfig is about the message log.
 type LogConfig struct {
-	Size     Size `toml:"size" fixed:"yes"`
-	Channels int  `toml:"channels" fixed:"yes"`
+	Size     Size   `toml:"size" fixed:"yes"`
+	Channels int    `toml:"channels" fixed:"yes"`
+	Path     string `toml:"path" fixed:"yes"`
 }
 
 // DaemonConfig is about the process.
@@ -77,8 +81,9 @@ type DaemonConfig struct {
 
 // ChannelConfig is about the channels whose names match; the first section that matches a channel holds.
 type ChannelConfig struct {
-	Match  string `toml:"match"`
-	Frames string `toml:"frames"`
+	Match    string `toml:"match"`
+	Frames   string `toml:"frames"`
+	Upstream string `toml:"upstream"`
 }
 
 // Defaults is the configuration without a file.
@@ -93,6 +98,8 @@ func Defaults() Config {
 			HandshakeTimeout: Duration(10 * time.Second),
 			CloseTimeout:     Duration(5 * time.Second),
 			MaxMessage:       4 << 10,
+			MaxSubscriptions: 100,
+			UpstreamRate:     10,
 			Slow:             slowClose,
 		},
 		Publish: PublishConfig{
@@ -240,6 +247,10 @@ func (c *Config) check() *ConfigError {
 		return bad("websocket.handshake_timeout", w.HandshakeTimeout, "between \"50ms\" and \"1h\"")
 	case impossible(w.CloseTimeout):
 		return bad("websocket.close_timeout", w.CloseTimeout, "between \"50ms\" and \"1h\"")
+	case w.UpstreamRate < 0 || w.UpstreamRate > 1_000_000:
+		return bad("websocket.upstream_rate", w.UpstreamRate, "messages a second, or 0 for no limit")
+	case w.MaxSubscriptions < 1 || w.MaxSubscriptions > loop.MostSubscriptions:
+		return bad("websocket.max_subscriptions", w.MaxSubscriptions, "between 1 and %d", loop.MostSubscriptions)
 	case w.MaxMessage < 125 || w.MaxMessage > loop.MaxMessage:
 		return bad("websocket.max_message", w.MaxMessage, "between 125 bytes and %s", Size(loop.MaxMessage))
 	case w.Slow != slowClose && w.Slow != slowSkip:
@@ -261,6 +272,8 @@ func (c *Config) check() *ConfigError {
 		return bad("log.size", l.Size, "between %s and %s", Size(msglog.MinSize), Size(msglog.MaxSize))
 	case l.Channels < 1 || l.Channels > msglog.MaxChannels:
 		return bad("log.channels", l.Channels, "between 1 and %d", msglog.MaxChannels)
+	case l.Path != "" && (!filepath.IsLocal(strings.TrimLeft(l.Path, "/")) || path.Clean(l.Path) != l.Path || l.Path == "." || strings.ContainsFunc(l.Path, unicode.IsControl)):
+		return bad("log.path", l.Path, "the path of a file: below the state directory, such as \"log\", or absolute, such as \"/srv/wscast/log\"; or \"\" for memory")
 	case p.MaxMessage < 1 || p.MaxMessage > largest:
 		return bad("publish.max_message", p.MaxMessage, "at most %d bytes: an eighth of log.size, which is %s, less a frame's header, and %s at the most",
 			largest, l.Size, Size(maxPublish))
@@ -294,6 +307,8 @@ func (c *Config) check() *ConfigError {
 		switch {
 		case ch.Match == "":
 			return bad(fmt.Sprintf("channel[%d].match", i), ch.Match, "a channel's name or a pattern, such as \"camera/*\"")
+		case !slices.Contains([]string{"", upstreamOff, upstreamLocal, upstreamClients, upstreamBoth}, ch.Upstream):
+			return bad(fmt.Sprintf("channel[%d].upstream", i), ch.Upstream, "\"off\", \"local\", \"clients\" or \"both\"")
 		case !slices.Contains([]string{"", framesAuto, framesText, framesBinary}, ch.Frames):
 			return bad(fmt.Sprintf("channel[%d].frames", i), ch.Frames, "\"auto\", \"text\" or \"binary\"")
 		}
@@ -353,6 +368,9 @@ func (c *Config) loopConfig() loop.Config {
 		CloseTimeout:     time.Duration(c.WebSocket.CloseTimeout),
 		MaxMessage:       int(c.WebSocket.MaxMessage),
 		SkipSlow:         c.WebSocket.Slow == slowSkip,
+		MaxSubscriptions: c.WebSocket.MaxSubscriptions,
+		Upstream:         c.anyUpstream(),
+		UpstreamRate:     c.WebSocket.UpstreamRate,
 	}
 }
 

@@ -43,7 +43,7 @@ func TestShippedFileHasEveryKey(t *testing.T) {
 	if err := c.decode(text); err != nil {
 		t.Fatal(err)
 	}
-	if want := []ChannelConfig{{Match: "camera/*", Frames: "binary"}}; !reflect.DeepEqual(c.Channel, want) {
+	if want := []ChannelConfig{{Match: "camera/*", Frames: "binary", Upstream: "off"}}; !reflect.DeepEqual(c.Channel, want) {
 		t.Errorf("the example of [[channel]] is %+v, want %+v", c.Channel, want)
 	}
 	allow := []AllowConfig{{Users: []string{"mail", "1001"}, Groups: []string{"adm"}, Publish: []string{"mail/*", "alerts"}, Subscribe: []string{"mail/*"}}}
@@ -191,6 +191,14 @@ func TestEveryErrorNamesTheKeyAndSaysWhatToDo(t *testing.T) {
 		{"[log]\nsize = \"4KiB\"", `log.size = "4KiB" is not possible`, "between 1MiB and 1TiB"},
 		{"[log]\nsize = \"2TiB\"", `log.size = "2TiB" is not possible`, "between 1MiB and 1TiB"},
 		{"[log]\nchannels = 0", "log.channels = 0 is not possible", "between 1 and 16777216"},
+		{"[log]\npath = 7", "log.path has a value of the wrong type", `write path = "…", text in quotes`},
+		{"[log]\npath = \"../log\"", `log.path = "../log" is not possible`, "below the state directory"},
+		{"[log]\npath = \"a/../../log\"", `log.path = "a/../../log" is not possible`, "below the state directory"},
+		{"[log]\npath = \"/srv/../etc/passwd\"", `log.path = "/srv/../etc/passwd" is not possible`, "below the state directory"},
+		{"[log]\npath = \"log/\"", `log.path = "log/" is not possible`, "the path of a file"},
+		{"[log]\npath = \"/\"", `log.path = "/" is not possible`, "the path of a file"},
+		{"[log]\npath = \".\"", `log.path = "." is not possible`, "the path of a file"},
+		{"[log]\npath = \"a\\nb\"", `log.path = "a\nb" is not possible`, "the path of a file"},
 		{"[daemon]\nloops = 65", "daemon.loops = 65 is not possible", "between 1 and 64, or 0"},
 		{"[daemon]\nloops = -1", "daemon.loops = -1 is not possible", "between 1 and 64, or 0"},
 		{"[daemon]\nlog_level = \"loud\"", `daemon.log_level = "loud" is not possible`, `"debug", "info", "warn" or "error"`},
@@ -248,7 +256,7 @@ size = 1048576
 		t.Fatal(err)
 	}
 	want := Defaults()
-	want.Channel = []ChannelConfig{{"a", "text"}}
+	want.Channel = []ChannelConfig{{Match: "a", Frames: "text"}}
 	want.WebSocket.Listen = []string{"127.0.0.1:0", "[::1]:80", "/run/a.sock"}
 	want.WebSocket.Mode, want.WebSocket.Ping, want.WebSocket.MaxMessage = 0o600, 0, 200
 	want.WebSocket.Greeting = "websocket is running"
@@ -316,7 +324,7 @@ func TestFixedKeysAreNamedAndKept(t *testing.T) {
 
 func TestFramesOfTheFirstSectionThatMatches(t *testing.T) {
 	c := Defaults()
-	c.Channel = []ChannelConfig{{"camera/door", "text"}, {"camera/*", "binary"}, {"log/?", ""}, {"log/*", "text"}}
+	c.Channel = []ChannelConfig{{Match: "camera/door", Frames: "text"}, {Match: "camera/*", Frames: "binary"}, {Match: "log/?", Frames: ""}, {Match: "log/*", Frames: "text"}}
 	for channel, want := range map[string]string{
 		"camera/door": "text", "camera/hall": "binary", "camera": "auto", "log/1": "auto", "log/12": "text", "other": "auto",
 	} {

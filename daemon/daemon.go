@@ -55,7 +55,7 @@ const goodbye = 5 * time.Second
 // New makes a daemon that serves nobody yet. It takes the sockets over, also when it fails.
 func New(o Options) (*Daemon, error) {
 	d := &Daemon{log: o.Log, level: o.Level, sockets: o.Sockets, reload: o.Reload, notify: notifier{o.Log}}
-	d.handshaker = &handshaker{demo: o.Demo}
+	d.handshaker = &handshaker{demo: o.Demo, append: d.upstream}
 	if _, publish := o.Sockets.Addresses(); len(publish) > 0 {
 		d.handshaker.publish = publish[0]
 	}
@@ -237,6 +237,7 @@ func (d *Daemon) stop() error {
 		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 		defer cancel()
 		d.loops.Close(ctx, code, reason)
+		err = errors.Join(err, d.store.Finish())
 	}
 	return errors.Join(err, d.survival.close(), d.sockets.Close())
 }

@@ -257,7 +257,7 @@ func TestPublishedIsDelivered(t *testing.T) {
 
 func TestFramesOfAChannel(t *testing.T) {
 	r := start(t, func(o *Options, _ string) {
-		o.Config.Channel = []ChannelConfig{{"t/*", "text"}, {"b/*", "binary"}}
+		o.Config.Channel = []ChannelConfig{{Match: "t/*", Frames: "text"}, {Match: "b/*", Frames: "binary"}}
 	})
 	p := r.publisher()
 	text, binary, auto := r.open("t/1"), r.open("b/1"), r.open("other")

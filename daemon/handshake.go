@@ -1,11 +1,13 @@
 package daemon
 
 import (
-	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
-	"net"
+	"math/rand/v2"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +16,9 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/frame"
+	"wscast/daemon/loop"
 	"wscast/ipc"
 	"wscast/web"
 )
@@ -29,6 +33,7 @@ const DefaultChannel = "default"
 type handshaker struct {
 	demo     bool   // serve the demo page
 	publish  string // socket that it names
+	append   func(*loop.Upstream) (clients int, refusal loop.Refusal)
 	settings atomic.Pointer[handshakeSettings]
 	pool     sync.Pool // of *upgrade
 }
@@ -38,7 +43,12 @@ type handshakeSettings struct {
 	path     string
 	origins  []origin // none: the request's own host
 	greeting []byte   // a finished frame, or nothing
+	greeted  []byte   // the same as an event
+	welcome  []byte   // the same for the subprotocol
 	site     web.Site
+
+	subscriptions int                         // of one connection
+	upstream      func(channel string) string // Config.upstream
 }
 
 func (h *handshaker) configure(c *Config) {
@@ -49,12 +59,21 @@ func (h *handshaker) configure(c *Config) {
 	}
 	if g := c.WebSocket.Greeting; g != "" { // TOML is UTF-8
 		s.greeting = append(frame.AppendHeader(nil, frame.Text, len(g)), g...)
+		s.greeted = encode.AppendEventText(nil, []byte(strings.ReplaceAll(g, "\r", "")))
 	}
+	s.upstream = c.upstream
+	s.subscriptions = c.WebSocket.MaxSubscriptions
+	welcome := encode.AppendString([]byte(`{"reply":"welcome","greeting":`), []byte(c.WebSocket.Greeting))
+	welcome = fmt.Appendf(welcome, `,"ping":%d,"max_subscriptions":%d}`, time.Duration(c.WebSocket.Ping).Milliseconds(), s.subscriptions)
+	s.welcome = append(frame.AppendHeader(nil, frame.Text, len(welcome)), welcome...)
 	h.settings.Store(s)
 }
 
+// Subprotocol is the WebSocket subprotocol for clients that want more than the messages of one channel.
+const Subprotocol = "wscast.v1.json"
+
 // Handshake implements loop.Handshaker.
-func (h *handshaker) Handshake(head []byte) (answer []byte, channel string) {
+func (h *handshaker) Handshake(head []byte) loop.Admission {
 	u, _ := h.pool.Get().(*upgrade)
 	if u == nil {
 		u = newUpgrade()
@@ -65,20 +84,55 @@ func (h *handshaker) Handshake(head []byte) (answer []byte, channel string) {
 	s := h.settings.Load()
 	r, err := http.ReadRequest(u.request)
 	if err != nil {
-		return refusal(http.StatusBadRequest, "not a valid HTTP request"), ""
+		return loop.Admission{Answer: refusal(http.StatusBadRequest, "not a valid HTTP request")}
 	}
-	channel, refused := h.judge(s, r)
+	a, refused := h.judge(s, r)
 	if refused == nil {
-		upgrader := websocket.Upgrader{CheckOrigin: accept, Error: u.fail}
-		if _, err = upgrader.Upgrade(u, r, nil); err == nil {
-			return append(bytes.Clone(u.answer), s.greeting...), channel
+		if a.Encoding.WebSocket() {
+			a.Answer, refused = h.upgrade(s, u, r, a.Encoding)
+		} else {
+			a.Answer = h.stream(s, r, a.Encoding)
 		}
-		refused = u.refused(err)
+	}
+	if refused == nil {
+		a.Open = true
+		return a
 	}
 	if r.Method == http.MethodHead {
 		refused = refused[:bytes.Index(refused, endOfHead)+len(endOfHead)] // RFC 9110 section 9.3.2
 	}
-	return refused, ""
+	return loop.Admission{Answer: refused}
+}
+
+// upgrade answers an opening handshake that was found to be good (RFC 6455 section 4.2.2).
+func (h *handshaker) upgrade(s *handshakeSettings, u *upgrade, r *http.Request, e encode.Encoding) (answer, refused []byte) {
+	upgrader := websocket.Upgrader{CheckOrigin: accept, Error: u.fail}
+	greeting := s.greeting
+	if e == encode.JSON {
+		upgrader.Subprotocols = []string{Subprotocol}
+		greeting = s.welcome
+	}
+	if _, err := upgrader.Upgrade(u, r, nil); err != nil {
+		return nil, u.refused(err)
+	}
+	return append(bytes.Clone(u.answer), greeting...), nil
+}
+
+// stream answers the request for an event stream, which ends with the connection. What a page of another origin may read is said to its
+// browser in the words of https://fetch.spec.whatwg.org/#http-cors-protocol.
+func (h *handshaker) stream(s *handshakeSettings, r *http.Request, e encode.Encoding) []byte {
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nConnection: close\r\n" +
+		"X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\n")
+	if origin := r.Header.Get("Origin"); origin != "" {
+		b.WriteString("Access-Control-Allow-Origin: " + origin + "\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n")
+	}
+	// Those who are cut off together come back one by one.
+	fmt.Fprintf(&b, "\r\nretry: %d\n\n", 1000+rand.IntN(2000))
+	if e == encode.Events {
+		b.Write(s.greeted)
+	}
+	return b.Bytes()
 }
 
 var endOfHead = []byte("\r\n\r\n")
@@ -86,53 +140,141 @@ var endOfHead = []byte("\r\n\r\n")
 // accept: judge has looked at the origin already.
 func accept(*http.Request) bool { return true }
 
-// judge finds the channel of a request, or the answer to one that is no opening handshake of ours. The path is
+// judge finds out what a request asks for, or the answer to one that is none of ours. The path is
 // percent-decoded as a whole and taken as it is then: slashes are not merged and dots are not resolved, so that what
 // nginx made of the URL in order to choose a location holds for the channel as well.
-func (h *handshaker) judge(s *handshakeSettings, r *http.Request) (channel string, answer []byte) {
+func (h *handshaker) judge(s *handshakeSettings, r *http.Request) (a loop.Admission, refused []byte) {
+	refuse := func(status int, line string, headers ...string) (loop.Admission, []byte) {
+		return loop.Admission{}, refusal(status, line, headers...)
+	}
 	switch { // what net/http's server checks after ReadRequest (RFC 9112 sections 2.3 and 3.2)
 	case r.ProtoMajor != 1:
-		return "", refusal(http.StatusHTTPVersionNotSupported, "only HTTP/1.1 is spoken here; behind nginx: proxy_http_version 1.1")
+		return refuse(http.StatusHTTPVersionNotSupported, "only HTTP/1.1 is spoken here; behind nginx: proxy_http_version 1.1")
 	case r.ProtoAtLeast(1, 1) && r.Host == "":
-		return "", refusal(http.StatusBadRequest, "a request needs the header Host")
+		return refuse(http.StatusBadRequest, "a request needs the header Host")
 	}
+	channel := ""
 	rest, ours := strings.CutPrefix(r.URL.Path, s.path)
 	switch {
 	case ours && rest == "":
-		channel = DefaultChannel
 	case ours && rest[0] == '/':
-		channel = rest[1:]
+		if channel = rest[1:]; !ipc.ValidChannel(channel) {
+			return refuse(http.StatusBadRequest, invalidChannel(s))
+		}
 	default:
-		return "", h.other(s, r)
+		return loop.Admission{}, h.other(s, r)
 	}
 	switch {
 	case r.Method != http.MethodGet:
-		return "", refusal(http.StatusMethodNotAllowed, "a WebSocket is opened with GET", "Allow: GET")
+		return refuse(http.StatusMethodNotAllowed, "a WebSocket is opened with GET", "Allow: GET")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		// Its bytes would be read as frames.
-		return "", refusal(http.StatusBadRequest, "a request that opens a WebSocket has no body")
-	case !r.ProtoAtLeast(1, 1):
-		return "", refusal(http.StatusUpgradeRequired,
-			"a WebSocket needs HTTP/1.1; behind nginx: proxy_http_version 1.1", "Upgrade: websocket")
-	case !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket"):
-		return "", refusal(http.StatusUpgradeRequired,
-			"this is a WebSocket: open it with new WebSocket(url); behind nginx, pass on the headers Upgrade and Connection",
-			"Upgrade: websocket")
-	case !hasToken(r.Header["Sec-Websocket-Version"], "13"):
-		return "", refusal(http.StatusUpgradeRequired, "only version 13 of the WebSocket protocol is spoken here (RFC 6455)",
-			"Upgrade: websocket", "Sec-WebSocket-Version: 13")
-	case len(r.Header["Sec-Websocket-Key"]) != 1: // RFC 6455 section 11.3.1; the Upgrader looks into the first one
-		return "", refusal(http.StatusBadRequest, "a WebSocket needs one header Sec-WebSocket-Key")
-	case !ipc.ValidChannel(channel):
-		return "", refusal(http.StatusBadRequest,
-			fmt.Sprintf("invalid channel: %s/CHANNEL has 1 to %d letters, digits and . _ - : /", s.path, ipc.MaxChannel))
+		return refuse(http.StatusBadRequest, "a request that opens a WebSocket has no body")
+	}
+	if acceptsEvents(r) && !hasToken(r.Header["Upgrade"], "websocket") {
+		a.Encoding = encode.Events
+	} else if line, headers := notWebSocket(r); line != "" {
+		return refuse(http.StatusUpgradeRequired, line, headers...)
+	} else if len(r.Header["Sec-Websocket-Key"]) != 1 { // RFC 6455 section 11.3.1; the Upgrader looks into the first one
+		return refuse(http.StatusBadRequest, "a WebSocket needs one header Sec-WebSocket-Key")
+	} else if slices.Contains(websocket.Subprotocols(r), Subprotocol) {
+		a.Encoding = encode.JSON
+	}
+	if line := h.wanted(s, r, channel, &a); line != "" {
+		return refuse(http.StatusBadRequest, line)
 	}
 	if from := r.Header["Origin"]; len(from) > 0 && !allowed(s.origins, from, r.Host) {
-		return "", refusal(http.StatusForbidden, fmt.Sprintf(
+		return refuse(http.StatusForbidden, fmt.Sprintf(
 			"pages of %s may not connect to %s: add the origin to websocket.origins; behind nginx, pass on the header Host with $http_host",
 			strconv.QuoteToASCII(from[0]), strconv.QuoteToASCII(r.Host)))
 	}
-	return channel, nil
+	return a, nil
+}
+
+// notWebSocket says what is wrong with a request that is to open a WebSocket, and with which headers to say so.
+func notWebSocket(r *http.Request) (line string, headers []string) {
+	switch {
+	case !r.ProtoAtLeast(1, 1):
+		return "a WebSocket needs HTTP/1.1; behind nginx: proxy_http_version 1.1", []string{"Upgrade: websocket"}
+	case !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket"):
+		return "this is a WebSocket: open it with new WebSocket(url); behind nginx, pass on the headers Upgrade and Connection",
+			[]string{"Upgrade: websocket"}
+	case !hasToken(r.Header["Sec-Websocket-Version"], "13"):
+		return "only version 13 of the WebSocket protocol is spoken here (RFC 6455)",
+			[]string{"Upgrade: websocket", "Sec-WebSocket-Version: 13"}
+	}
+	return "", nil
+}
+
+// acceptsEvents tells whether the client is one that reads server-sent events: an EventSource asks for nothing else.
+func acceptsEvents(r *http.Request) bool {
+	for _, line := range r.Header["Accept"] {
+		for item := range strings.SplitSeq(line, ",") {
+			kind, _, _ := strings.Cut(item, ";")
+			if strings.EqualFold(strings.TrimSpace(kind), "text/event-stream") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wanted reads which channels a request asks for, and from where on. line says what is wrong with it.
+func (h *handshaker) wanted(s *handshakeSettings, r *http.Request, channel string, a *loop.Admission) (line string) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "the query of the URL is not well-formed"
+	}
+	channels := query["channel"]
+	switch {
+	case channel != "":
+		channels = append([]string{channel}, channels...)
+	case len(channels) == 0 && a.Encoding != encode.JSON: // who can subscribe later need not at once
+		channels = []string{DefaultChannel}
+	}
+	switch {
+	case len(channels) > 1 && a.Encoding == encode.Raw:
+		return "several channels are for the subprotocol " + Subprotocol + " and for event streams: raw messages do not say whose they are"
+	case len(channels) > s.subscriptions:
+		return fmt.Sprintf("a connection can have %d subscriptions", s.subscriptions)
+	case a.Encoding == encode.Events && (len(channels) > 1 || query.Has("envelope")):
+		a.Encoding = encode.JSONEvents
+	}
+	last := query.Get("last_event_id")
+	if id := r.Header.Get("Last-Event-Id"); id != "" && !a.Encoding.WebSocket() {
+		last = id // of a reader that has come back; what its URL says is older
+	}
+	for i, channel := range channels {
+		switch {
+		case !ipc.ValidChannel(channel):
+			return invalidChannel(s)
+		case slices.Contains(channels[:i], channel):
+			continue
+		}
+		start, err := loop.StartAt(channel, last, query.Get("since"))
+		if err != nil {
+			return err.Error()
+		}
+		a.Channels = append(a.Channels, start)
+	}
+	return ""
+}
+
+func invalidChannel(s *handshakeSettings) string {
+	return fmt.Sprintf("invalid channel: %s/CHANNEL has 1 to %d letters, digits and . _ - : /", s.path, ipc.MaxChannel)
+}
+
+// May implements loop.Handshaker.
+func (h *handshaker) May(_ loop.Grant, channel string) loop.Refusal {
+	if !ipc.ValidChannel(channel) {
+		return loop.Refusal{Code: "bad_channel", Sentence: fmt.Sprintf("a channel has 1 to %d letters, digits and . _ - : /", ipc.MaxChannel)}
+	}
+	return loop.Refusal{}
+}
+
+// Restore implements loop.Handshaker.
+func (h *handshaker) Restore([]byte) (loop.Grant, error) {
+	return nil, errors.New("no grants are given")
 }
 
 // other answers what is no WebSocket: the demo page, or not found.
@@ -186,49 +328,4 @@ func hasToken(lines []string, token string) bool {
 		}
 	}
 	return false
-}
-
-// upgrade lets gorilla's Upgrader answer a request without a connection: it is the http.ResponseWriter that is hijacked and
-// the net.Conn that comes of it, and collects what is written.
-type upgrade struct {
-	net.Conn // nil: none of its other methods is called
-	head     bytes.Reader
-	request  *bufio.Reader
-	buffers  *bufio.ReadWriter // what the Upgrader makes its Conn of, which nobody uses
-	header   http.Header
-	answer   []byte
-	status   int
-}
-
-func newUpgrade() *upgrade {
-	u := &upgrade{header: make(http.Header)}
-	u.request = bufio.NewReaderSize(&u.head, 4096)
-	// Of a size that the Upgrader takes instead of making its own.
-	u.buffers = bufio.NewReadWriter(bufio.NewReaderSize(strings.NewReader(""), 512), bufio.NewWriterSize(u, 512))
-	return u
-}
-
-func (u *upgrade) reset(head []byte) {
-	u.head.Reset(head)
-	u.request.Reset(&u.head)
-	u.answer, u.status = u.answer[:0], 0
-}
-
-func (u *upgrade) Header() http.Header { return u.header }
-func (u *upgrade) WriteHeader(int)     {}
-func (u *upgrade) Write(b []byte) (int, error) {
-	u.answer = append(u.answer, b...)
-	return len(b), nil
-}
-func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) { return u, u.buffers, nil }
-func (u *upgrade) Close() error                                 { return nil }
-func (u *upgrade) SetDeadline(time.Time) error                  { return nil }
-
-// fail is the Upgrader's way to refuse.
-func (u *upgrade) fail(_ http.ResponseWriter, _ *http.Request, status int, _ error) {
-	u.status = status
-}
-
-func (u *upgrade) refused(err error) []byte {
-	return refusal(max(u.status, http.StatusBadRequest), strings.TrimPrefix(err.Error(), "websocket: "))
 }

@@ -81,8 +81,8 @@ func answer(t testing.TB, method string, b []byte) (r *http.Response, body strin
 // Every answer to RFC 6455's example is the example's.
 func TestHandshakeOfTheRFC(t *testing.T) {
 	h := newHandshaker()
-	b, channel := h.Handshake([]byte("GET /websocket HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://server.example.com\r\nSec-WebSocket-Protocol: chat, superchat\r\n" +
+	b, channel := shake(h, []byte("GET /websocket HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://server.example.com\r\nSec-WebSocket-Protocol: chat, superchat\r\n"+
 		"Sec-WebSocket-Version: 13\r\n\r\n"))
 	want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 	if string(b) != want || channel != "default" {
@@ -105,7 +105,7 @@ func TestHandshakeOfBrowsers(t *testing.T) {
 		"Firefox": "GET /websocket/news HTTP/1.1\r\nHost: example.org\r\nSec-WebSocket-Version: 13\r\nOrigin: https://example.org\r\n" +
 			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n",
 	} {
-		b, channel := h.Handshake([]byte(head))
+		b, channel := shake(h, []byte(head))
 		r, _ := answer(t, "GET", b)
 		if r.StatusCode != 101 || channel != "news" {
 			t.Errorf("%s: status %d, channel %q\n%s", name, r.StatusCode, channel, b)
@@ -151,7 +151,7 @@ func TestChannelOfURL(t *testing.T) {
 		"/websocket/a;b":                               "",
 		"/websocket/<script>alert(1)</script>%3Cp%3E/": "",
 	} {
-		b, channel := h.Handshake([]byte(request("GET " + target + " HTTP/1.1")))
+		b, channel := shake(h, []byte(request("GET "+target+" HTTP/1.1")))
 		r, body := answer(t, "GET", b)
 		switch {
 		case channel != want:
@@ -209,7 +209,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"foreign page":    {request(get, "Origin: https://evil.example"), 403, `pages of "https://evil.example" may not connect to "example.org": add the origin to websocket.origins; behind nginx, pass on the header Host with $http_host`, nil},
 		"origin of bytes": {request(get, "Origin: \xff\xfe<\"b\xc3\xbc"), 403, `pages of "\xff\xfe<\"b\u00fc" may not connect to "example.org"`, nil},
 	} {
-		b, channel := newHandshaker().Handshake([]byte(test.head))
+		b, channel := shake(newHandshaker(), []byte(test.head))
 		r, body := answer(t, "GET", b)
 		if r.StatusCode != test.status || channel != "" {
 			t.Errorf("%s: status %d, channel %q, want status %d\n%s", name, r.StatusCode, channel, test.status, b)
@@ -238,7 +238,7 @@ func TestRequestsThatAreUnusual(t *testing.T) {
 		"line feeds alone":       strings.ReplaceAll(request("GET /websocket HTTP/1.1"), "\r\n", "\n"),
 		"Expect":                 request("GET /websocket HTTP/1.1", "Expect: 100-continue"),
 	} {
-		b, channel := newHandshaker().Handshake([]byte(head))
+		b, channel := shake(newHandshaker(), []byte(head))
 		if r, _ := answer(t, "GET", b); r.StatusCode != 101 || channel != "default" {
 			t.Errorf("%s: status %d, channel %q\n%s", name, r.StatusCode, channel, b)
 		}
@@ -249,7 +249,7 @@ func TestHeadHasNoBody(t *testing.T) {
 	h := newHandshaker()
 	h.demo = true
 	for target, status := range map[string]int{"/websocket": 405, "/": 200, "/demo.js": 200, "/nowhere": 404} {
-		b, channel := h.Handshake([]byte(request("HEAD " + target + " HTTP/1.1")))
+		b, channel := shake(h, []byte(request("HEAD "+target+" HTTP/1.1")))
 		r, body := answer(t, "HEAD", b)
 		if r.StatusCode != status || body != "" || channel != "" || !bytes.HasSuffix(b, []byte("\r\n\r\n")) || r.ContentLength <= 0 {
 			t.Errorf("HEAD %s: status %d, want %d, without a body\n%s", target, r.StatusCode, status, b)
@@ -259,12 +259,12 @@ func TestHeadHasNoBody(t *testing.T) {
 
 func TestGreetingComesWithTheAnswer(t *testing.T) {
 	h := newHandshaker(func(c *Config) { c.WebSocket.Greeting = "websocket is running" })
-	b, _ := h.Handshake([]byte(request("GET /websocket HTTP/1.1")))
+	b, _ := shake(h, []byte(request("GET /websocket HTTP/1.1")))
 	if _, rest := answer(t, "GET", b); rest != "\x81\x14websocket is running" {
 		t.Errorf("behind the answer comes %q", rest)
 	}
 	h = newHandshaker(func(c *Config) { c.WebSocket.Greeting = strings.Repeat("ü", 100) })
-	b, _ = h.Handshake([]byte(request("GET /websocket HTTP/1.1")))
+	b, _ = shake(h, []byte(request("GET /websocket HTTP/1.1")))
 	if _, rest := answer(t, "GET", b); rest != "\x81\x7e\x00\xc8"+strings.Repeat("ü", 100) {
 		t.Errorf("behind the answer comes %q", rest)
 	}
@@ -273,7 +273,7 @@ func TestGreetingComesWithTheAnswer(t *testing.T) {
 func TestAnotherPath(t *testing.T) {
 	h := newHandshaker(func(c *Config) { c.WebSocket.Path = "/live/ws" })
 	for target, want := range map[string]string{"/live/ws": "default", "/live/ws/a": "a", "/live": "", "/websocket": "", "/live/wsa": ""} {
-		b, channel := h.Handshake([]byte(request("GET " + target + " HTTP/1.1")))
+		b, channel := shake(h, []byte(request("GET "+target+" HTTP/1.1")))
 		if channel != want || want == "" && !strings.Contains(string(b), "WebSockets are at /live/ws and /live/ws/CHANNEL") {
 			t.Errorf("%s: channel %q, want %q\n%s", target, channel, want, b)
 		}
@@ -345,7 +345,7 @@ func TestOrigin(t *testing.T) {
 		if test.origin != "" {
 			headers = append(headers, "Origin: "+test.origin)
 		}
-		b, channel := h.Handshake([]byte(request("GET /websocket HTTP/1.1", headers...)))
+		b, channel := shake(h, []byte(request("GET /websocket HTTP/1.1", headers...)))
 		r, _ := answer(t, "GET", b)
 		if got := channel != ""; got != test.want || !got && r.StatusCode != http.StatusForbidden {
 			t.Errorf("origins %q, host %q, origin %q: status %d, allowed %v, want %v", test.origins, test.host, test.origin, r.StatusCode, got, test.want)
@@ -355,14 +355,14 @@ func TestOrigin(t *testing.T) {
 
 func TestDemoPageIsServedOnDemandOnly(t *testing.T) {
 	h := newHandshaker(func(c *Config) { c.WebSocket.Path = "/live" })
-	if b, _ := h.Handshake([]byte(request("GET / HTTP/1.1"))); !bytes.HasPrefix(b, []byte("HTTP/1.1 404 Not Found\r\n")) {
+	if b, _ := shake(h, []byte(request("GET / HTTP/1.1"))); !bytes.HasPrefix(b, []byte("HTTP/1.1 404 Not Found\r\n")) {
 		t.Errorf("without --demo / is answered with\n%s", b)
 	}
 	h.demo = true
 	site := web.Site{PublishSocket: "/run/wscast/publish.sock", WebSocketPath: "/live"}
 	for _, target := range []string{"/", "/demo.css", "/demo.js"} {
 		want, contentType, _ := site.Page(target)
-		b, channel := h.Handshake([]byte(request("GET "+target+" HTTP/1.1", "Upgrade:", "Connection:")))
+		b, channel := shake(h, []byte(request("GET "+target+" HTTP/1.1", "Upgrade:", "Connection:")))
 		r, body := answer(t, "GET", b)
 		if r.StatusCode != 200 || channel != "" || body != string(want) || r.Header.Get("Content-Type") != contentType {
 			t.Errorf("%s: status %d, content type %q", target, r.StatusCode, r.Header.Get("Content-Type"))
@@ -375,11 +375,11 @@ func TestDemoPageIsServedOnDemandOnly(t *testing.T) {
 			t.Errorf("%s: Content-Security-Policy %q, want %q", target, got, csp)
 		}
 	}
-	b, _ := h.Handshake([]byte(request("POST / HTTP/1.1")))
+	b, _ := shake(h, []byte(request("POST / HTTP/1.1")))
 	if r, body := answer(t, "POST", b); r.StatusCode != 405 || r.Header.Get("Allow") != "GET, HEAD" || body != "this page is read with GET\n" {
 		t.Errorf("POST /: %d %q", r.StatusCode, body)
 	}
-	b, _ = h.Handshake([]byte(request("GET /live/a HTTP/1.1")))
+	b, _ = shake(h, []byte(request("GET /live/a HTTP/1.1")))
 	if r, _ := answer(t, "GET", b); r.StatusCode != 101 {
 		t.Errorf("with --demo a WebSocket is answered with %d", r.StatusCode)
 	}
@@ -396,10 +396,10 @@ func TestRefuse(t *testing.T) {
 // A handshaker is used by all loops at once, and what it returns stays the caller's.
 func TestHandshakesDoNotShareAnswers(t *testing.T) {
 	h := newHandshaker()
-	first, _ := h.Handshake([]byte(request("GET /websocket/a HTTP/1.1")))
+	first, _ := shake(h, []byte(request("GET /websocket/a HTTP/1.1")))
 	kept := string(first)
 	for i := range 100 {
-		if _, channel := h.Handshake([]byte(request("GET /websocket/b"+strconv.Itoa(i)+" HTTP/1.1", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="))); channel != "b"+strconv.Itoa(i) {
+		if _, channel := shake(h, []byte(request("GET /websocket/b"+strconv.Itoa(i)+" HTTP/1.1", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="))); channel != "b"+strconv.Itoa(i) {
 			t.Fatalf("channel %q of request %d", channel, i)
 		}
 	}
@@ -420,7 +420,7 @@ func FuzzHandshake(f *testing.F) {
 	h.demo = true
 	f.Fuzz(func(t *testing.T, head []byte) {
 		before := bytes.Clone(head)
-		b, channel := h.Handshake(head)
+		b, channel := shake(h, head)
 		if !bytes.Equal(head, before) {
 			t.Error("the request was changed")
 		}
@@ -464,8 +464,17 @@ func BenchmarkHandshake(b *testing.B) {
 	head := []byte(request("GET /websocket/news HTTP/1.1", "Origin: https://example.org"))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, channel := h.Handshake(head); channel != "news" {
+		if _, channel := shake(h, head); channel != "news" {
 			b.Fatal("refused")
 		}
 	}
+}
+
+// shake is a handshake of a client of one channel.
+func shake(h *handshaker, head []byte) (answer []byte, channel string) {
+	a := h.Handshake(head)
+	if a.Open && len(a.Channels) == 1 {
+		channel = a.Channels[0].Channel
+	}
+	return a.Answer, channel
 }

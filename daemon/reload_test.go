@@ -43,7 +43,7 @@ func TestReloadTakesEffect(t *testing.T) {
 		c.WebSocket.Origins = []string{"https://example.org"}
 		c.WebSocket.MaxMessage = 200
 		c.Publish.MaxMessage = 10
-		c.Channel = []ChannelConfig{{"news", "binary"}}
+		c.Channel = []ChannelConfig{{Match: "news", Frames: "binary"}}
 		c.Daemon.LogLevel = "debug"
 	}))
 

@@ -77,6 +77,7 @@ func (d *Daemon) Info() []ipc.Section {
 		}},
 		stats,
 		{Name: "Log", Fields: []ipc.Field{
+			{Key: "log_path", Value: place(u.Path)},
 			{Key: "epoch", Value: fmt.Sprintf("%016x", u.Epoch)},
 			{Key: "head", Value: count(u.Head)},
 			{Key: "messages_kept", Value: count(u.Messages)},

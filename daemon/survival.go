@@ -1,13 +1,16 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +55,11 @@ type survival struct {
 	keeper  survive.Keeper // manager, or nobody
 	log     *msglog.Log
 	logName string // in the store
-	failed  int    // adoptions in a row that did not go well
+	path    string // of the log, as configured; "" for memory
+	noPath  string // why the log is not there; "" when it is
+	journal *slog.Logger
+	warned  bool // of the log's disk
+	failed  int  // adoptions in a row that did not go well
 	keep    survive.Keep
 	found   []survive.Found
 	handed  []survive.Handed // connections of publishers
@@ -67,7 +74,7 @@ func (noKeeper) Remove(string) error    { return nil }
 
 // takeOver finds out what there is to take over, and does it up to the connections, which the loops adopt.
 func takeOver(o *Options) (s *survival, err error) {
-	s = &survival{}
+	s = &survival{journal: o.Log}
 	stored := o.Sockets.stored
 	o.Sockets.stored = nil
 	if err := s.findManager(); err != nil {
@@ -85,6 +92,9 @@ func takeOver(o *Options) (s *survival, err error) {
 		keeper = s.manager
 	}
 	s.keeper = keeper
+	if err := s.findPath(o); err != nil {
+		return nil, err
+	}
 	var logs, tables, segments, handed []*os.File
 	for _, f := range stored {
 		switch name := f.Name(); {
@@ -198,6 +208,7 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 	defer func() {
 		for _, f := range slices.Concat(tables, logs) {
 			if f != nil {
+				_ = msglog.Unlock(f) // or whoever opens its file has to wait for the manager to close its descriptor
 				f.Close()
 			}
 		}
@@ -246,10 +257,54 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 	return nil
 }
 
-// resize brings the log to the size that is configured. The new one is stored when it is complete, and the old one removed then: nothing is
-// appended meanwhile, and a process that is killed in between leaves two that are the same.
+// findPath finds out where the log's file is to be. By hand there is nobody to lose, so what cannot be is an error, here and in
+// load; the service serves whatever happens.
+func (s *survival) findPath(o *Options) error {
+	s.path = o.Config.Log.Path
+	if s.path == "" || path.IsAbs(s.path) {
+		return nil
+	}
+	dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): a list, of the first one here
+	if dir != "" {
+		s.path = path.Join(dir, s.path)
+		return nil
+	}
+	s.path = ""
+	if s.off == noManager {
+		return &ConfigError{
+			Text: fmt.Sprintf("log.path = %q is relative, and there is no state directory", o.Config.Log.Path),
+			Hint: "write an absolute path; or start the daemon by a unit with StateDirectory=, as the shipped one is",
+		}
+	}
+	s.notAtPath(errors.New("log.path is relative, and there is no state directory: the unit has no StateDirectory="))
+	return nil
+}
+
+// notAtPath is for a service whose log is not where it was to be.
+func (s *survival) notAtPath(cause error) {
+	s.noPath = cause.Error()
+	s.journal.Error("log.path cannot be used: messages may not survive a reboot", "cause", cause)
+}
+
+// logOptions are those of the log that is to be.
+func (s *survival) logOptions(o *Options) msglog.Options {
+	return msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels, Path: s.path}
+}
+
+// resize brings the log to the size and the place that are configured. The new one is stored when it is complete, and the old one removed then:
+// nothing is appended meanwhile, and a process that is killed in between leaves two that are the same.
 func (s *survival) resize(o *Options) {
-	next, _, err := s.log.Resized(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels})
+	if s.noPath != "" && s.log.Path() != "" {
+		return // it has a file, and is not to lose it because of an error
+	}
+	next, aside, err := s.log.Resized(s.logOptions(o))
+	if aside != "" {
+		o.Log.Warn("another file was at log.path and was moved aside", "moved_to", aside)
+	}
+	if err != nil && s.path != "" && s.path != s.log.Path() {
+		s.notAtPath(err)
+		return
+	}
 	if err != nil {
 		o.Log.Warn("the log keeps its size until the service is stopped and started", "cause", err)
 		return
@@ -266,15 +321,87 @@ func (s *survival) resize(o *Options) {
 	}
 	was := s.log.Usage()
 	if err := errors.Join(err, s.log.Close()); err != nil {
-		o.Log.Error("the log has a new size, but the service manager does not know", "error", err)
+		o.Log.Error("the log has a new size or place, but the service manager does not know", "error", err)
 	}
 	s.log, s.logName = next, name
+	reportCopy(o.Log, &was, next)
+}
+
+func reportCopy(log *slog.Logger, was *msglog.Usage, next *msglog.Log) {
 	u := next.Usage()
-	o.Log.Info("the log has a new size", "bytes", u.Size, "channels", u.Places, "messages", u.Messages, "messages_before", was.Messages)
+	what, attributes := "the log has a new size", []any{"bytes", u.Size, "channels", u.Places, "messages", u.Messages, "messages_before", was.Messages}
+	if was.Path != u.Path {
+		what = "the log has a new place"
+		attributes = append(attributes, "path", place(u.Path), "path_before", place(was.Path))
+	}
+	log.Info(what, attributes...)
+}
+
+// place is what the log's path is shown as.
+func place(path string) string { return cmp.Or(path, "memory") }
+
+// load makes the log, with what its file has of an earlier one.
+func (s *survival) load(o *Options) (err error) {
+	if s.path != "" {
+		if err = s.loadFile(o); err == nil {
+			return nil
+		}
+		if s.off == noManager {
+			text, hint, _ := strings.Cut(err.Error(), "; ")
+			return &ConfigError{Text: "log.path: " + strings.TrimPrefix(text, "log: "), Hint: hint}
+		}
+		s.notAtPath(err)
+	}
+	options := s.logOptions(o)
+	options.Path = ""
+	s.log, err = msglog.Create(options)
+	return err
+}
+
+func (s *survival) loadFile(o *Options) error {
+	if s.failed >= tooOften {
+		aside, err := msglog.SetAside(s.path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if aside != "" {
+			o.Log.Error("the log's file is moved aside, since it may be what makes the daemon crash: the log begins anew", "moved_to", aside)
+		}
+	}
+	l, found, err := msglog.Load(s.logOptions(o))
+	if found.Aside != "" {
+		o.Log.Error("the file at log.path cannot be used and was moved aside: the log begins anew", "cause", found.Cause, "moved_to", found.Aside)
+	}
+	if err != nil {
+		return err
+	}
+	u := l.Usage()
+	switch attributes := []any{"path", u.Path, "messages", found.Kept, "newest", u.Head}; {
+	case found.Aside != "":
+	case !found.NewEpoch:
+		o.Log.Info("the log is there", attributes...)
+	default:
+		o.Log.Warn("the log was not closed in good order: messages of the last seconds can be missing",
+			append(attributes, "cut_newer", found.CutNewer, "cut_older", found.CutOlder)...)
+	}
+	next, _, err := l.Resized(s.logOptions(o))
+	if err != nil {
+		o.Log.Warn("the log keeps its size until the next start", "cause", err)
+		next = l
+	}
+	if next != l {
+		if err := l.Close(); err != nil {
+			return errors.Join(err, next.Close())
+		}
+		reportCopy(o.Log, &u, next)
+	}
+	s.log = next
+	return nil
 }
 
 func (s *survival) giveUp(keeper survive.Keeper) {
 	if s.log != nil {
+		_ = msglog.Unlock(s.log.File())
 		_ = s.log.Close()
 	}
 	if s.keep.Table != nil {
@@ -289,7 +416,7 @@ func (s *survival) giveUp(keeper survive.Keeper) {
 // makeNew makes what is not there and leaves it with the manager.
 func (s *survival) makeNew(o *Options, keeper survive.Keeper) (err error) {
 	if s.log == nil {
-		if s.log, err = msglog.Create(msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels}); err != nil {
+		if err = s.load(o); err != nil {
 			return err
 		}
 		if s.keep.Table, err = survive.NewTable(maxRecords, s.log.Epoch()); err != nil {
@@ -345,11 +472,21 @@ func (s *survival) close() error {
 }
 
 // status is what STATUS= says of it, when there is something to say.
-func (s *survival) status() string {
+func (s *survival) status() (text string) {
 	if s.off != "" {
-		return "; clients will not survive a restart: " + s.off
+		text = "; clients will not survive a restart: " + s.off
 	}
-	return ""
+	if s.noPath != "" {
+		text += "; log.path cannot be used: " + s.noPath
+	}
+	if err := s.log.Failure(); err != nil {
+		text += "; the log's disk fails: " + err.Error()
+		if !s.warned {
+			s.warned = true
+			s.journal.Error("the log's disk fails", "cause", err)
+		}
+	}
+	return text
 }
 
 // info is the section of INFO.

@@ -172,10 +172,13 @@ func (k *keeper) double(a, b string) {
 }
 
 // reign starts a daemon with what is kept.
-func (k *keeper) reign(t *testing.T, size int64) *running {
+func (k *keeper) reign(t *testing.T, size int64, path ...string) *running {
 	t.Helper()
 	c, dir := byHand(t)
 	c.Log.Size = Size(size)
+	if len(path) > 0 {
+		c.Log.Path = path[0]
+	}
 	c.Publish.MaxMessage = 64 << 10
 	r := &running{t: t, dir: dir, log: &record{grown: make(chan struct{})}, signals: make(chan os.Signal, 1), ended: make(chan error, 1)}
 	o := Options{Config: *c, Level: new(slog.LevelVar), Log: slog.New(slog.NewTextHandler(r.log, nil))}

@@ -1,6 +1,9 @@
 package ipc
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // Broker is what the publish socket speaks for. All methods are safe for concurrent use.
 type Broker interface {
@@ -79,6 +82,15 @@ const MaxChannel = 128
 
 // MaxID is the longest id of a message, in bytes.
 const MaxID = 128
+
+// UpstreamPrefix begins the names of the channels in which local processes get what WebSocket clients publish. They can be subscribed to, and
+// are never published to over the socket.
+const UpstreamPrefix = "@"
+
+// ValidSubscription reports whether name can be subscribed to: a channel, or what clients publish to one.
+func ValidSubscription(name string) bool {
+	return ValidChannel(strings.TrimPrefix(name, UpstreamPrefix))
+}
 
 // ValidChannel reports whether name can be a channel: 1 to MaxChannel bytes, each an ASCII letter, a digit
 // or one of . _ - : /

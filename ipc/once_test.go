@@ -141,22 +141,25 @@ func (d *daemon) lossy(t *testing.T, losses int) *lossy {
 					return
 				}
 				defer to.Close()
-				for b := make([]byte, 64<<10); ; {
+				if n < losses {
+					b := make([]byte, 64<<10)
 					k, err := conn.Read(b)
+					if err == nil {
+						_, err = to.Write(b[:k])
+					}
+					if err == nil {
+						_, err = to.Read(b)
+					}
 					if err != nil {
-						return
-					}
-					if _, err := to.Write(b[:k]); err != nil {
 						t.Error(err)
-						return
 					}
-					if k, err = to.Read(b); err != nil || n < losses {
-						return
-					}
-					if _, err := conn.Write(b[:k]); err != nil {
-						return
-					}
+					return
 				}
+				l.done.Go(func() {
+					io.Copy(to, conn)
+					to.Close()
+				})
+				io.Copy(conn, to)
 			})
 		}
 	})

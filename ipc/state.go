@@ -122,7 +122,7 @@ func (st *state) plausible() bool {
 		len(st.channels) <= maxSubscriptions && len(st.shards) <= maxSubscriptions && len(st.patterns) <= maxPatterns
 	for _, names := range []map[string]uint64{st.channels, st.shards} {
 		for name := range names {
-			ok = ok && ValidChannel(name)
+			ok = ok && ValidSubscription(name)
 		}
 	}
 	for pattern := range st.patterns {

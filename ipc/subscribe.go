@@ -160,7 +160,7 @@ func (c *conn) subscribe(k *kind, names [][]byte) {
 		return
 	}
 	for _, name := range names {
-		if !k.pattern && !ValidChannel(name) {
+		if !k.pattern && !ValidSubscription(string(name)) {
 			c.failChannel(name)
 			return
 		}

@@ -96,7 +96,7 @@ var areas = []struct {
 	checks []check
 }{
 	{"Units", []check{checkManager, checkSocketUnits, checkService, checkStore, checkStarts}},
-	{"Publish socket", []check{checkSocketFile, checkSocketMode, checkCaller}},
+	{"Publish socket", []check{checkSocketFile, checkSocketMode, checkCaller, checkRules}},
 	{"wscastd", []check{checkAnswer, checkConfiguration, checkVersions, checkSurvival, checkFiles, checkLog, checkLogFile}},
 	{"nginx", []check{checkNginx, checkWorkers, checkWorkerGroup, checkRoutes}},
 	{"Machine", []check{checkPorts, checkBacklog, checkClock, checkDenials}},

@@ -16,8 +16,9 @@ func checkPorts(f *facts) []finding {
 	addresses := f.clientAddresses()
 	if f.nginx.config != nil {
 		var used []string
+		upstreams := upstreams(f.nginx.config)
 		for _, r := range routes(f.nginx.config) {
-			_, to := r.target(f.nginx.config)
+			_, to := r.target(upstreams)
 			for _, a := range to {
 				leads := slices.ContainsFunc(addresses, func(l string) bool { return reaches(a, l) })
 				if leads && !slices.Contains(used, a) {
@@ -36,9 +37,9 @@ func checkPorts(f *facts) []finding {
 	room, need := each*len(addresses), f.clients()
 	if room < need {
 		return []finding{warn("another ListenStream=, such as 127.0.0.2:7311, in "+clientsSocket+" and as server in upstream { }, or a Unix socket: wscastd(8)",
-			"nginx has ports for %d clients, and %d are needed: %d to each of %s", room, need, each, strings.Join(addresses, " "))}
+			"there are ports for %d clients, and %d are needed: %d to each of %s", room, need, each, strings.Join(addresses, " "))}
 	}
-	return []finding{ok("nginx has ports for %d clients: %d to each of %s", room, each, strings.Join(addresses, " "))}
+	return []finding{ok("there are ports for %d clients: %d to each of %s", room, each, strings.Join(addresses, " "))}
 }
 
 // checkBacklog: the kernel makes the queue of a socket no longer than somaxconn (listen(2)).

@@ -337,8 +337,21 @@ func (r *route) place() string {
 	return at
 }
 
-// target is where a proxy_pass leads: the name in it, and the addresses behind that. An address is "host:port" or the path of a Unix socket.
-func (r *route) target(config []directive) (name string, addresses []string) {
+// upstreams are the addresses of each upstream. An address is "host:port" or the path of a Unix socket.
+func upstreams(config []directive) map[string][]string {
+	all := make(map[string][]string)
+	for _, http := range find(config, "http") {
+		for _, upstream := range find(http.block, "upstream") {
+			for _, server := range find(upstream.block, "server") {
+				all[upstream.arg(0)] = append(all[upstream.arg(0)], nginxAddress(server.arg(0)))
+			}
+		}
+	}
+	return all
+}
+
+// target is where a proxy_pass leads: the name in it, and the addresses behind that.
+func (r *route) target(upstreams map[string][]string) (name string, addresses []string) {
 	_, rest, isURL := strings.Cut(r.pass.arg(0), "://")
 	if !isURL {
 		return "", nil
@@ -348,16 +361,8 @@ func (r *route) target(config []directive) (name string, addresses []string) {
 		return socket, []string{socket}
 	}
 	name, _, _ = strings.Cut(rest, "/")
-	for _, http := range find(config, "http") {
-		for _, upstream := range find(http.block, "upstream") {
-			if upstream.arg(0) != name {
-				continue
-			}
-			for _, server := range find(upstream.block, "server") {
-				addresses = append(addresses, nginxAddress(server.arg(0)))
-			}
-			return name, addresses
-		}
+	if addresses, known := upstreams[name]; known {
+		return name, addresses
 	}
 	return name, []string{nginxAddress(name)}
 }
@@ -431,9 +436,10 @@ func checkRoutes(f *facts) (findings []finding) {
 	}
 	listens := f.clientAddresses()
 	prefix := cmp.Or(f.config.settings["websocket.path"], defaultPath)
+	upstreams := upstreams(n.config)
 	var ours, suspects []route
 	for _, r := range routes(n.config) {
-		name, addresses := r.target(n.config)
+		name, addresses := r.target(upstreams)
 		leads := slices.ContainsFunc(addresses, func(a string) bool {
 			return slices.ContainsFunc(listens, func(l string) bool { return reaches(a, l) })
 		})
@@ -449,14 +455,14 @@ func checkRoutes(f *facts) (findings []finding) {
 		return []finding{warn("include snippets/wscast.conf; in server { } of the site, then: nginx -t && "+n.reload, "no site of nginx leads to wscastd at %s", strings.Join(listens, " "))}
 	case len(ours) == 0:
 		for _, r := range suspects {
-			_, addresses := r.target(n.config)
+			_, addresses := r.target(upstreams)
 			findings = append(findings, wrong("give the upstream: server "+upstreamAddress(listens[0])+" max_fails=0;", "%s leads to %s, and wscastd listens on %s",
 				r.place(), strings.Join(addresses, " "), strings.Join(listens, " ")))
 		}
 		return findings
 	}
 	for _, r := range ours {
-		judged := slices.Concat(f.judgeAddresses(&r, listens), f.judgeVersion(&r), f.judgeUpgrade(&r), f.judgeHost(&r), f.judgeTimeout(&r))
+		judged := slices.Concat(judgeAddresses(&r, upstreams, listens), f.judgeVersion(&r), f.judgeUpgrade(&r), f.judgeHost(&r), f.judgeTimeout(&r))
 		if len(judged) == 0 {
 			judged = append(judged, ok("%s lets WebSockets through", r.place()))
 		}
@@ -477,8 +483,8 @@ func upstreamAddress(address string) string {
 }
 
 // judgeAddresses: every server of the upstream has to be a socket of ours.
-func (f *facts) judgeAddresses(r *route, listens []string) (findings []finding) {
-	name, addresses := r.target(f.nginx.config)
+func judgeAddresses(r *route, upstreams map[string][]string, listens []string) (findings []finding) {
+	name, addresses := r.target(upstreams)
 	for _, a := range addresses {
 		if !slices.ContainsFunc(listens, func(l string) bool { return reaches(a, l) }) {
 			findings = append(findings, wrong("remove the server from upstream "+name+", or add ListenStream="+a+" to "+clientsSocket,

@@ -21,15 +21,15 @@ type directive struct {
 const (
 	// dumpHeader and a colon stand around the path of a file.
 	dumpHeader = "# configuration file "
-	// deepest is how deep blocks and includes may lie in each other, and mostDirectives how many there may be with all that is included;
-	// what is beyond is left out. A file that includes itself has no end, and one that includes two has 2ⁿ.
-	deepest        = 100
-	mostDirectives = 1 << 20
+	// deepest is how deep blocks and includes may lie in each other, and mostIncludes how often a file may be included; what is beyond is
+	// left out. Files that include two others each are 2ⁿ in the end.
+	deepest      = 100
+	mostIncludes = 1 << 14
 )
 
 // parseNginx returns the directives of the main file, with those of the files that it includes in place of include.
 func parseNginx(dump string) []directive {
-	c := nginxFiles{text: make(map[string]string), left: mostDirectives}
+	c := nginxFiles{text: make(map[string]string), read: make(map[string][]directive), left: mostIncludes, open: make(map[string]bool)}
 	name, start, offset := "", 0, 0
 	for line := range strings.Lines(dump) {
 		rest, isHeader := strings.CutPrefix(line, dumpHeader)
@@ -50,7 +50,9 @@ func parseNginx(dump string) []directive {
 type nginxFiles struct {
 	names []string // in the order of the dump, the main file first
 	text  map[string]string
-	left  int // directives
+	read  map[string][]directive // with include as it is
+	open  map[string]bool        // that are being included: nginx itself does not come to an end with one that includes itself
+	left  int                    // includes
 }
 
 func (c *nginxFiles) add(name, text string) {
@@ -62,20 +64,24 @@ func (c *nginxFiles) add(name, text string) {
 }
 
 func (c *nginxFiles) include(name string, depth int) []directive {
-	if depth > deepest {
+	if c.left--; c.left < 0 || depth > deepest || c.open[name] {
 		return nil
 	}
-	r := nginxReader{text: c.text[name], file: name, line: 1}
-	return c.resolve(r.block(0), depth)
+	c.open[name] = true
+	defer delete(c.open, name)
+	list, seen := c.read[name]
+	if !seen {
+		r := nginxReader{text: c.text[name], file: name, line: 1}
+		list = r.block(0)
+		c.read[name] = list
+	}
+	return c.resolve(list, depth)
 }
 
 // resolve puts what is included in its place. Paths are relative to the directory of the main file, and patterns (glob(7)) match what nginx
 // has found.
 func (c *nginxFiles) resolve(list []directive, depth int) (resolved []directive) {
 	for _, d := range list {
-		if c.left--; c.left < 0 {
-			return resolved
-		}
 		if d.name != "include" || len(d.args) != 1 {
 			d.block = c.resolve(d.block, depth+1)
 			resolved = append(resolved, d)

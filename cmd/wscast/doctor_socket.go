@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // The publish socket: is it there, as the unit has it, and may the caller use it.
@@ -66,6 +67,16 @@ func checkSocketMode(f *facts) (findings []finding) {
 		}
 	}
 	return findings
+}
+
+// checkRules: more than the socket decides when there are rules.
+func checkRules(f *facts) []finding {
+	for key := range f.config.settings {
+		if strings.HasPrefix(key, "publish.allow.") {
+			return []finding{note("", "[[publish.allow]] in %s says on which channels", f.config.path)}
+		}
+	}
+	return nil
 }
 
 // checkCaller: may the one who asks publish.

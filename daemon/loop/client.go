@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
@@ -41,7 +42,8 @@ type client struct {
 	in       frame.Parser
 	received uint64
 	record   *survive.Record
-	subs     *subscribers // nil before it is open
+	subs     *subscribers // nil before it is open, and where a session has no channel
+	session  *session     // nil: nothing but a channel of raw frames
 
 	// pending goes out before anything more from the log, except the rest of a frame that is half out (off > 0).
 	// A client that has pending bytes, or off > 0, is blocked between two calls of flush.
@@ -93,7 +95,8 @@ func (p *pending) left() int { return len(p.rest) + len(p.bytes) }
 // subscribers are a loop's clients of one channel.
 type subscribers struct {
 	ch      *msglog.Channel
-	members []*client
+	members []*client       // who are sent the log's own frames
+	feeds   []*subscription // of those who are sent something else
 }
 
 // slab keeps the clients in blocks that never move and are never given back: the memory of a client that is gone is
@@ -208,6 +211,17 @@ func (l *loop) join(c *client, channel string) error {
 
 // enrol puts a client on the list of its channel, which it has joined, and opens it.
 func (l *loop) enrol(c *client, ch *msglog.Channel, cursor uint64) {
+	subs := l.subscribersOf(ch)
+	c.subs, c.cursor, c.member = subs, cursor, uint32(len(subs.members))
+	subs.members = append(subs.members, c)
+	if c.session != nil {
+		l.group.count(ch.Name(), c.session.grant, 1)
+	}
+	l.setState(c, open)
+}
+
+// subscribersOf is the list of a channel that somebody has joined.
+func (l *loop) subscribersOf(ch *msglog.Channel) *subscribers {
 	for int(ch.ID()) >= len(l.channels) {
 		l.channels = append(l.channels, nil)
 	}
@@ -216,23 +230,39 @@ func (l *loop) enrol(c *client, ch *msglog.Channel, cursor uint64) {
 		subs = &subscribers{ch: ch}
 		l.channels[ch.ID()] = subs
 	}
-	c.subs, c.cursor, c.member = subs, cursor, uint32(len(subs.members))
-	subs.members = append(subs.members, c)
-	l.setState(c, open)
+	return subs
 }
 
-// leave takes an open client from its channel. The client can still finish the frame that is half out.
-func (l *loop) leave(c *client) {
-	s := c.subs
-	last := s.members[len(s.members)-1]
-	s.members[c.member] = last
-	last.member = c.member
-	s.members[len(s.members)-1] = nil
-	s.members = s.members[:len(s.members)-1]
-	if len(s.members) == 0 {
+// left comes when a client was taken from the list of a channel.
+func (l *loop) left(s *subscribers) {
+	nobody := len(s.members) == 0 && len(s.feeds) == 0
+	if nobody {
 		l.channels[s.ch.ID()] = nil
 	}
-	l.reader.Leave(s.ch, len(s.members) == 0)
+	l.reader.Leave(s.ch, nobody)
+}
+
+// leave takes an open client from its channels. The client can still finish the frame that is half out.
+func (l *loop) leave(c *client) {
+	if c.fed() {
+		for _, sub := range c.session.subs {
+			if sub.until == 0 {
+				l.unfeed(sub)
+			}
+		}
+		c.session.subs = nil
+	} else {
+		s := c.subs
+		if c.session != nil {
+			l.group.count(s.ch.Name(), c.session.grant, -1)
+		}
+		last := s.members[len(s.members)-1]
+		s.members[c.member] = last
+		last.member = c.member
+		s.members[len(s.members)-1] = nil
+		s.members = s.members[:len(s.members)-1]
+		l.left(s)
+	}
 	if c.flags&held != 0 {
 		delete(l.held, c.slot)
 		c.flags &^= held
@@ -245,7 +275,7 @@ func (l *loop) setState(c *client, s state) {
 	}
 	if s == closing {
 		l.count.Closing++
-		if c.subs != nil { // else the record stays in opening: with nothing of the answer out it can be given once more
+		if c.state == open { // else the record stays in opening: with nothing of the answer out it can be given once more
 			c.record.SetState(survive.Closing)
 		}
 	}
@@ -258,11 +288,15 @@ func (l *loop) close(c *client, class int, code uint16, reason string) {
 	l.setState(c, closing)
 	c.heard = l.tick
 	l.count.Closed[class]++
-	l.log.Debug("client closed", "client", c.slot, "channel", c.subs.ch.Name(), "code", code, "reason", reason)
+	l.log.Debug("client closed", "client", c.slot, "channel", c.channel(), "code", code, "reason", reason)
+	l.dropPong(c) // nobody waits for it any more
+	if !c.encoding().WebSocket() {
+		l.say(c, encode.AppendRetry(nil, reason))
+		return
+	}
 	if class == closeSlow || class == closeStopped {
 		c.flags |= awaited
 	}
-	l.dropPong(c) // nobody waits for it any more
 	l.say(c, frame.AppendClose(nil, code, reason))
 }
 
@@ -290,7 +324,7 @@ func (l *loop) drop(c *client, why string) {
 	case open:
 		l.leave(c)
 		l.count.Closed[closeAbnormal]++
-		l.log.Debug("client gone", "client", c.slot, "channel", c.subs.ch.Name(), "why", why)
+		l.log.Debug("client gone", "client", c.slot, "channel", c.channel(), "why", why)
 	case closing:
 		l.count.Closing--
 	}
@@ -315,6 +349,14 @@ func (l *loop) drop(c *client, why string) {
 // failed drops a client after an error of its socket.
 func (l *loop) failed(c *client, call string, errno syscall.Errno) {
 	l.drop(c, call+": "+errno.Error())
+}
+
+// channel is for messages.
+func (c *client) channel() string {
+	if c.subs == nil {
+		return ""
+	}
+	return c.subs.ch.Name()
 }
 
 // dropPong takes back pongs that wait.

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
 )
@@ -58,12 +59,26 @@ func (l *loop) deliver(subs *subscribers) {
 // run is what there is to send after a cursor.
 type run struct {
 	msglog.Run
-	valid  bool
-	cursor uint64
+	valid    bool // for others at the same cursor as well
+	cursor   uint64
+	subs     *subscribers    // where it is encoded,
+	encoding encode.Encoding // and how
 }
 
 // collect finds out what there is to send to a client. It returns false for a client that was found to be slow.
 func (l *loop) collect(c *client, limit int) bool {
+	if c.fed() {
+		if c.off > 0 {
+			return l.collectFeed(c, msglog.Gone, 0) // the rest of the frame alone
+		}
+		before, ok := l.choose(c)
+		if !ok {
+			l.run.valid = false
+			l.slow(c, nil)
+			return false
+		}
+		return l.collectFeed(c, before, limit)
+	}
 	l.run.valid, l.run.cursor = limit == runBytes && c.off == 0, c.cursor
 	if l.reader.Run(&l.run.Run, c.subs.ch, c.cursor, int(c.off), limit, runSlices) {
 		return true
@@ -93,13 +108,19 @@ func (l *loop) sent(c *client, n int, errno syscall.Errno) {
 		return
 	}
 	if n > 0 {
-		cursor, off, completed := l.reader.Advance(c.subs.ch, c.cursor, int(c.off), n)
+		cursor, off, completed := l.run.Last, 0, l.run.Messages
+		if n < l.run.Bytes {
+			cursor, off, completed = l.advance(c, n)
+		}
 		c.base += uint64(n) + uint64(c.off) - uint64(off)
 		c.cursor, c.off, c.told = cursor, uint32(off), l.tick
 		l.count.Deliveries += uint64(completed)
 		l.count.Sent += uint64(n)
 	}
 	l.stand(c)
+	if c.fed() {
+		l.completed(c)
+	}
 	switch {
 	case n < l.run.Bytes:
 		l.blockOn(c)
@@ -160,6 +181,10 @@ func (l *loop) flush(c *client) {
 		if p.left() == 0 {
 			c.pending = nil
 			c.base += uint64(p.out)
+			if c.session != nil && c.session.overflow {
+				c.session.overflow = false
+				defer l.keep.Table.Drop(c.slotted, survive.Overflow)
+			}
 			if c.state == open {
 				c.record.SetState(survive.Open) // it was answering
 			}
@@ -196,6 +221,13 @@ func (l *loop) say(c *client, b []byte) {
 // sayAs is say for pongs, too. Pongs that still wait are replaced by newer ones: the newest ping is the one to answer
 // (RFC 6455 section 5.5.3).
 func (l *loop) sayAs(c *client, b []byte, pong bool) {
+	l.queue(c, b, pong)
+	if c.block == 0 {
+		l.flush(c)
+	}
+}
+
+func (l *loop) queue(c *client, b []byte, pong bool) {
 	p := c.pending
 	if p == nil {
 		p = &pending{pong: -1}
@@ -212,9 +244,6 @@ func (l *loop) sayAs(c *client, b []byte, pong bool) {
 		p.bytes = b
 	} else {
 		p.bytes = append(p.bytes[:len(p.bytes):len(p.bytes)], b...)
-	}
-	if c.block == 0 {
-		l.flush(c)
 	}
 }
 
@@ -236,6 +265,9 @@ func (l *loop) unblock(c *client) {
 	}
 	l.unlist(c)
 	l.watch(c, eventsIdle)
+	if c.session != nil && c.session.unread {
+		l.later(c)
+	}
 }
 
 func (l *loop) unlist(c *client) {

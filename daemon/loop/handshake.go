@@ -3,10 +3,13 @@ package loop
 import (
 	"bytes"
 	"net/http"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/failpoint"
+	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
 )
 
@@ -15,13 +18,51 @@ const MaxHead = 8 << 10
 
 // Handshaker judges requests. Its methods are called by all loops at the same time.
 type Handshaker interface {
-	// Handshake returns what to answer to a request, given its head with the empty line at its end. With a channel the
-	// client is upgraded and joins it; without one the connection ends after the answer. head is only valid during
+	// Handshake returns what to answer to a request, given its head with the empty line at its end. head is only valid during
 	// the call.
-	Handshake(head []byte) (answer []byte, channel string)
+	Handshake(head []byte) Admission
 	// Refuse returns the answer to a request that cannot be served, with one line that says why.
 	Refuse(status int, line string) []byte
+	// May tells why a client with that grant, nil for none, may not subscribe to a channel; the zero Refusal: it may.
+	May(grant Grant, channel string) Refusal
+	// MayPublish tells the same of publishing.
+	MayPublish(grant Grant, channel string) Refusal
+	// Publish appends what a client sends, and returns to how many clients it goes. It may wait, and is called by a goroutine of its own.
+	Publish(u *Upstream) (clients int, refusal Refusal)
+	// Restore makes a grant of what Grant.Bytes has returned in an earlier process.
+	Restore(grant []byte) (Grant, error)
 }
+
+// Admission is the answer to a request.
+type Admission struct {
+	Answer   []byte
+	Open     bool            // the client is in; otherwise the connection ends after the answer
+	Encoding encode.Encoding // how it reads messages
+	Channels []Start         // with encode.Raw there is one
+	Grant    Grant           // nil: none
+}
+
+// plain tells whether it is a client like nearly all.
+func (a *Admission) plain() bool {
+	return a.Encoding == encode.Raw && a.Grant == nil && a.Channels[0].From.How == msglog.Now
+}
+
+// Start is a channel, and where in it a client begins.
+type Start struct {
+	Channel string
+	Epoch   uint64 // of the log that From.Seq is about
+	From    msglog.From
+}
+
+// Grant is what a client is allowed to do, and who it is.
+type Grant interface {
+	Identity() string   // "": not known
+	Expires() time.Time // zero: never
+	Bytes() []byte      // for Handshaker.Restore
+}
+
+// Refusal says why something is not done: a word for programs and a sentence for people.
+type Refusal struct{ Code, Sentence string }
 
 var endOfHead = []byte("\r\n\r\n")
 
@@ -44,21 +85,35 @@ func (l *loop) handshake(c *client) {
 		return
 	}
 	size += len(endOfHead)
-	answer, channel := l.host.Handshake(l.scratch[:size])
-	if channel == "" {
+	a := l.host.Handshake(l.scratch[:size])
+	answer := a.Answer
+	if !a.Open {
 		l.reply(c, answer)
 		return
 	}
-	if err := l.join(c, channel); err != nil {
-		l.refuse(c, http.StatusServiceUnavailable, err.Error())
+	if a.plain() {
+		if err := l.join(c, a.Channels[0].Channel); err != nil {
+			l.refuse(c, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+	} else if more, status, err := l.admit(c, &a); err != nil {
+		c.session = nil
+		c.record.SetKind(0)
+		l.refuse(c, status, err.Error())
 		return
+	} else {
+		answer = append(answer[:len(answer):len(answer)], more...)
 	}
 	// From here on an heir knows what the answer is worth: with none of it out the request is still in the socket, with
 	// all of it the client is open. Nothing of the answer itself is kept: it goes out in one piece.
 	c.received = uint64(size)
-	c.record.Answer(c.subs.ch.ID(), survive.Place{Cursor: c.cursor, Base: uint64(len(answer)), Received: c.received})
+	id := survive.NoChannel
+	if c.subs != nil {
+		id = c.subs.ch.ID()
+	}
+	c.record.Answer(id, survive.Place{Cursor: c.cursor, Base: uint64(len(answer)), Received: c.received})
 	l.count.Handshakes++
-	l.log.Debug("client open", "client", c.slot, "channel", channel)
+	l.log.Debug("client open", "client", c.slot, "channel", c.channel())
 	gen := c.gen
 	failpoint.Pass("answer.noted")
 	if l.say(c, answer); c.gen != gen {
@@ -68,7 +123,7 @@ func (l *loop) handshake(c *client) {
 	l.consume(c, size)
 	failpoint.Pass("answer.consumed")
 	if n > size || n == MaxHead {
-		l.input(c) // frames came with the request, or may have come: epoll has told of them already
+		l.read(c) // frames came with the request, or may have come: epoll has told of them already
 	}
 }
 

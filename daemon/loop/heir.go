@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"encoding/binary"
 	"errors"
 	"sync"
 
@@ -29,6 +30,9 @@ func (l *loop) stand(c *client) {
 		p.Out += uint64(c.pending.out)
 		told = c.pending.noted == c.pending.out+c.pending.left()
 	}
+	if c.fed() && c.session.at != nil {
+		p.At = c.session.at.index
+	}
 	if c.flags&held != 0 {
 		p.Marks |= survive.Held
 	}
@@ -51,6 +55,21 @@ func (l *loop) note(c *client) {
 	if p.noted == all || c.record.State() == survive.Answering {
 		return
 	}
+	l.fill(c)
+	l.stand(c)
+}
+
+// fill puts what is pending where an heir will find it, for a place that says so.
+func (l *loop) fill(c *client) {
+	p := c.pending
+	all := p.out + p.left()
+	if c.session != nil && all > survive.MaxExtra && p.left() <= mostOverflow {
+		b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+p.left()), uint32(p.out))
+		b = append(append(b, p.rest...), p.bytes...)
+		if err := l.keep.Table.Keep(c.slotted, survive.Overflow, b); err == nil {
+			c.session.overflow = true
+		}
+	}
 	known := p.noted - p.out // of what is to come
 	if known < len(p.rest) {
 		c.record.SetExtra(p.noted, p.rest[known:])
@@ -59,8 +78,10 @@ func (l *loop) note(c *client) {
 		c.record.SetExtra(p.noted, p.bytes[known-len(p.rest):])
 	}
 	p.noted = all
-	l.stand(c)
 }
+
+// mostOverflow is how many bytes for one client alone are kept for an heir: what commands can be answered with at once, and a control frame.
+const mostOverflow = 64 << 10
 
 // Adopt takes over the clients that an earlier process has parked. It returns when each of them is served or given up. Nothing may be appended to
 // the log before.
@@ -93,7 +114,7 @@ func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Fo
 // adopt makes a client of a connection that an earlier process has served. From here on it is like any other.
 func (l *loop) adopt(n newcomer) {
 	record := l.keep.Table.At(n.adopted.Slot)
-	s, err := record.Stands(n.fd)
+	s, err := l.keep.Table.Stands(n.adopted.Slot, n.fd)
 	if err == nil && s.State == survive.Opening && !n.unanswered {
 		n.settled(false)
 		return
@@ -116,10 +137,10 @@ func (l *loop) adopt(n newcomer) {
 		return
 	}
 	if s.State == survive.Opening {
-		record.SetState(survive.Opening)
+		l.keep.Table.Anew(n.adopted.Slot)
 		return // epoll tells of its request
 	}
-	if s.Channel == survive.NoChannel { // it was answered with something else than 101
+	if s.Channel == survive.NoChannel && record.Kind() == 0 { // it was answered with something else than 101
 		c.flags |= shutFlag(&s)
 		l.setState(c, closing)
 		l.farewell(c)
@@ -151,6 +172,9 @@ func (l *loop) adopt(n newcomer) {
 		}
 		l.stand(c)
 	}
+	if c.fed() && c.state == open {
+		l.completed(c)
+	}
 	if l.ending == nil || !l.ending.suspend {
 		l.flush(c)
 	}
@@ -158,11 +182,20 @@ func (l *loop) adopt(n newcomer) {
 
 // inherit puts a client where it stands.
 func (l *loop) inherit(c *client, s *survive.Standing) error {
-	ch, err := l.reader.Adopt(s.Channel, s.Cursor)
-	if err != nil {
+	if err := l.inheritSession(c); err != nil {
 		return err
 	}
-	l.enrol(c, ch, s.Cursor)
+	if c.fed() {
+		if err := l.inheritSubscriptions(c, s); err != nil {
+			return err
+		}
+	} else {
+		ch, err := l.reader.Adopt(s.Channel, s.Cursor)
+		if err != nil {
+			return err
+		}
+		l.enrol(c, ch, s.Cursor)
+	}
 	failpoint.Pass("adopt.begun")
 	c.record.SetState(s.State)
 	c.base, c.in, c.received = s.Base, frame.Parser{State: s.In}, s.Received
@@ -171,11 +204,14 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 	}
 	if s.Extra != nil {
 		c.pending = &pending{bytes: s.Extra, pong: -1, out: int(s.Over), noted: int(s.Over) + len(s.Extra)}
-	} else {
-		cursor, off, _ := l.reader.Advance(ch, s.Cursor, 0, int(s.Over))
+	} else if s.Over > 0 {
+		if c.subs == nil {
+			return errors.New("implausible record: a message is half out, of no channel")
+		}
+		cursor, off, _ := l.advance(c, int(s.Over))
 		if off > 0 {
-			seq, ok := l.reader.Next(ch, cursor)
-			if !ok || seq == 0 || off >= len(l.reader.Frame(seq)) {
+			seq, ok := l.reader.Next(c.subs.ch, cursor)
+			if !ok || seq == 0 || off >= len(l.frameOf(c, seq)) {
 				return errors.New("the log has no such message any more")
 			}
 		}
@@ -193,6 +229,89 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 		l.stand(c)
 	}
 	return nil
+}
+
+// inheritSession makes the session that the record speaks of.
+func (l *loop) inheritSession(c *client) (err error) {
+	var ok bool
+	if c.session, ok = sessionOf(c.record.Kind()); !ok {
+		return errors.New("implausible record: the kind of client")
+	}
+	if c.session == nil {
+		return nil
+	}
+	grant, err := l.keep.Table.Kept(c.slotted, survive.Grant)
+	if err == nil && grant != nil {
+		c.session.grant, err = l.host.Restore(grant)
+	}
+	return err
+}
+
+// inheritSubscriptions puts a client of a session on its channels.
+func (l *loop) inheritSubscriptions(c *client, s *survive.Standing) (err error) {
+	n := c.session
+	if n.rooms, err = l.keep.Table.Subscriptions(c.slotted); err != nil {
+		return err
+	}
+	add := func(channel uint32, cursor, until uint64) (*subscription, error) {
+		ch, err := l.reader.Adopt(channel, cursor)
+		if err != nil {
+			return nil, err
+		}
+		sub := &subscription{c: c, cursor: cursor, until: until}
+		if until != 0 {
+			sub.subs = &subscribers{ch: ch}
+			others := l.subscribersOf(ch)
+			l.left(others) // history is nothing to be told of
+		} else {
+			sub.subs = l.subscribersOf(ch)
+			l.feed(sub)
+		}
+		n.subs = append(n.subs, sub)
+		return sub, nil
+	}
+	if s.Channel != survive.NoChannel {
+		if n.at, err = add(s.Channel, s.Cursor, 0); err != nil {
+			return l.disinherit(c, err)
+		}
+	}
+	for i, room := range n.rooms {
+		if !room.Holds(s.Received) {
+			room.Unuse() // its command is carried out once more
+			continue
+		}
+		cursor := room.Cursor
+		if int(s.At) == i+1 {
+			cursor = s.Cursor
+		}
+		sub, err := add(room.Channel, cursor, room.Until)
+		if err != nil {
+			return l.disinherit(c, err)
+		}
+		sub.room, sub.index = room, uint16(i+1)
+		if int(s.At) == i+1 {
+			n.at = sub
+		}
+	}
+	if s.At != 0 && (n.at == nil || n.at.index != s.At) {
+		return l.disinherit(c, errors.New("implausible record: the subscription"))
+	}
+	if n.at != nil {
+		c.subs, c.cursor = n.at.subs, n.at.cursor
+	}
+	l.setState(c, open)
+	return nil
+}
+
+// disinherit takes a client from the channels again that it was put on.
+func (l *loop) disinherit(c *client, err error) error {
+	for _, sub := range c.session.subs {
+		if sub.until == 0 {
+			l.unfeed(sub)
+		}
+	}
+	c.session.subs = nil
+	return err
 }
 
 func shutFlag(s *survive.Standing) flags {

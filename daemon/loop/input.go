@@ -47,7 +47,9 @@ func (l *loop) input(c *client) {
 		var pongs []byte
 		class, bye := 0, (*frame.Error)(nil)
 		used := 0
-		for used < n && bye == nil {
+		talks := false // there is a message, and clients may publish
+		for used < n && bye == nil && !talks {
+			state := c.in
 			f, size, err := c.in.Next(l.scratch[used:n], l.config.MaxMessage)
 			if err != nil {
 				class, bye = closeFailed, err
@@ -59,6 +61,11 @@ func (l *loop) input(c *client) {
 			used += size
 			switch {
 			case f.Message != 0:
+				if l.config.Upstream && state.State == 0 && c.state == open {
+					used -= size
+					c.in, talks = state, true
+					break
+				}
 				if f.Fin {
 					l.count.Received++
 				}
@@ -89,6 +96,14 @@ func (l *loop) input(c *client) {
 		}
 		if bye != nil {
 			l.close(c, class, bye.Code, bye.Reason)
+			return
+		}
+		if talks {
+			if c.session == nil {
+				c.session = new(session)
+			}
+			c.session.talks = true
+			l.commands(c)
 			return
 		}
 		if n < len(l.scratch) {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
@@ -29,6 +30,8 @@ type loop struct {
 	reader *msglog.Reader
 	keep   survive.Keep
 	host   Handshaker
+	group  *presence
+	posts  chan<- *post
 	ticks  *atomic.Uint32 // the clock that all loops share
 
 	epfd   int
@@ -42,8 +45,9 @@ type loop struct {
 	channels []*subscribers // by the channel's id
 	blocked  []*client
 	again    []*client
-	held     map[uint32][]byte // by slot: beginnings of frames of clients that are marked held
-	rests    map[uint64][]byte // by sequence number, in sweep: frames that some client has half of
+	crowd    []waiter           // clients whose messages wait for others to be appended
+	held     map[uint32][]byte  // by slot: beginnings of frames of clients that are marked held
+	rests    map[halfOut][]byte // in sweep
 	count    Stats
 	ending   *ending
 	served   uint64 // the log's edge before this turn took the news: what is below it has been delivered
@@ -56,6 +60,9 @@ type loop struct {
 	arrived []newcomer
 	agains  []*client
 	run     run
+	encoded []byte // what run has, where it is not the log's own frames
+	whole   []byte // one message
+	message []byte // one command of several frames
 	writes  uint64
 	ready   int // events[:ready] are to be handled
 
@@ -67,6 +74,7 @@ type loop struct {
 
 	mu        sync.Mutex
 	newcomers []newcomer
+	results   []*post
 	order     *ending // to come to an end
 	shown     Stats   // count, as of the end of the last turn
 	done      bool    // the goroutine is at its end: it takes no newcomers
@@ -92,9 +100,9 @@ func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	l := &loop{
-		sys: sys, log: g.log, store: g.store, keep: g.keep, host: g.host, ticks: &g.ticks,
+		sys: sys, log: g.log, store: g.store, keep: g.keep, host: g.host, group: &g.presence, posts: g.posts, ticks: &g.ticks,
 		epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"),
-		config: config, rests: make(map[uint64][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
+		config: config, rests: make(map[halfOut][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
 	}
 	l.polled = func(uintptr) bool {
 		l.ready = epollWait(l.epfd, l.events[:])
@@ -174,7 +182,7 @@ func (l *loop) called() bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.newcomers) > 0 || l.order != l.ending
+	return len(l.newcomers) > 0 || len(l.results) > 0 || l.order != l.ending
 }
 
 // turn does everything that there is to do, once.
@@ -196,8 +204,13 @@ func (l *loop) turn() {
 
 	l.mu.Lock()
 	l.arrived, l.newcomers = l.newcomers, l.arrived[:0]
+	results := l.results
+	l.results = nil
 	order := l.order
 	l.mu.Unlock()
+	for _, p := range results {
+		l.posted(p)
+	}
 	for _, n := range l.arrived {
 		if n.adopted != nil {
 			l.adopt(n)
@@ -248,6 +261,9 @@ func (l *loop) deliverNews() {
 	for _, ch := range l.news {
 		if id := int(ch.ID()); id < len(l.channels) && l.channels[id] != nil && l.channels[id].ch == ch {
 			l.deliver(l.channels[id])
+			if subs := l.channels[id]; subs != nil && len(subs.feeds) > 0 {
+				l.deliverFeeds(subs)
+			}
 		}
 	}
 	clear(l.news)
@@ -302,7 +318,14 @@ func (l *loop) read(c *client) {
 	case opening:
 		l.handshake(c)
 	case open:
-		l.input(c)
+		switch {
+		case c.session == nil || !c.fed() && !c.session.talks:
+			l.input(c)
+		case c.encoding().WebSocket():
+			l.commands(c)
+		default:
+			l.ignore(c)
+		}
 	case closing:
 		if c.flags&awaited != 0 {
 			l.input(c)
@@ -327,7 +350,10 @@ func (l *loop) goOn(c *client) {
 	}
 }
 
-var pingFrame = frame.AppendPing(nil, nil)
+var (
+	pingFrame = frame.AppendPing(nil, nil)
+	keepAlive = []byte(encode.KeepAlive)
+)
 
 // lookAfter goes through all clients once a tick: who was silent for too long is pinged, who does not answer is
 // dropped. Counting ticks instead of reading the clock makes "when was it last heard" one store of four bytes.
@@ -335,6 +361,7 @@ var pingFrame = frame.AppendPing(nil, nil)
 // A blocked client is not pinged, since nothing would reach it, and needs no ping as long as it takes something. It is
 // dropped when it has neither taken nor sent anything for as long as an unanswered ping is waited for.
 func (l *loop) lookAfter() {
+	now := time.Now()
 	ping, handshake, closed := l.config.pingTicks(), l.config.handshakeTicks(), l.config.closeTicks()
 	for _, block := range l.slab.blocks {
 		for i := range block {
@@ -355,6 +382,17 @@ func (l *loop) lookAfter() {
 				}
 			case open:
 				switch blocked := c.block != 0; {
+				case c.expired(now):
+					l.close(c, closeExpired, CloseExpired, ExpiredReason)
+				case !c.encoding().WebSocket():
+					// Nothing ever comes from it: what it takes is the sign of life.
+					if blocked && untold > 2*ping && ping != 0 {
+						l.count.TimedOut++
+						l.drop(c, "no sign of life")
+					} else if !blocked && untold >= ping && ping != 0 {
+						l.count.Pings++
+						l.say(c, keepAlive)
+					}
 				case c.flags&partial != 0 && silent > 1: // a whole tick: the one that it came in may be just over
 					l.hold(c)
 				case ping == 0:

@@ -18,6 +18,9 @@ type Config struct {
 	CloseTimeout     time.Duration // for the other side to close after our close frame
 	MaxMessage       int           // bytes of a client's message, at most MaxMessage
 	SkipSlow         bool          // a slow client skips ahead instead of being closed
+	MaxSubscriptions int           // of one connection
+	Upstream         bool          // clients may publish, in some channels: Handshaker.MayPublish
+	UpstreamRate     int           // messages a second that one client may publish; 0: as many as it likes
 }
 
 // Ticks are long enough that an idle daemon sleeps. The shortest is for tests: with the durations that make sense it
@@ -54,7 +57,11 @@ type Loops struct {
 	loops []*loop
 	ticks atomic.Uint32
 
+	presence presence
+	posts    chan *post
+
 	turning  sync.WaitGroup // the loops
+	posting  sync.WaitGroup // appendPosts
 	ticking  sync.WaitGroup // the clock
 	accepts  sync.WaitGroup // one for each listener
 	stopping chan struct{}
@@ -76,7 +83,7 @@ func New(store *msglog.Log, keep survive.Keep, n int, host Handshaker, config Co
 func newLoops(store *msglog.Log, keep survive.Keep, n int, host Handshaker, config Config, log *slog.Logger, sys *system) (*Loops, error) {
 	g := &Loops{
 		log: log, store: store, keep: keep, host: host,
-		stopping: make(chan struct{}), retick: make(chan time.Duration), turned: make([]uint64, n),
+		posts: make(chan *post, mostPosts), stopping: make(chan struct{}), retick: make(chan time.Duration), turned: make([]uint64, n),
 	}
 	for range n {
 		l, err := newLoop(g, &config, sys)
@@ -93,6 +100,7 @@ func newLoops(store *msglog.Log, keep survive.Keep, n int, host Handshaker, conf
 		g.turning.Go(l.serve)
 	}
 	g.ticking.Go(func() { g.clock(config.tick()) })
+	g.posting.Go(g.appendPosts)
 	return g, nil
 }
 
@@ -216,4 +224,5 @@ func (g *Loops) wait() {
 	// The clock goes last: close timeouts are counted in ticks.
 	close(g.stopping)
 	g.ticking.Wait()
+	g.posting.Wait()
 }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
@@ -70,26 +71,57 @@ const patienceOfTests = 20 * time.Second
 
 // door is the Handshaker of the tests: the path is the channel, what is below /no/ is refused.
 type door struct {
-	greeting []byte      // frames behind the answer
-	body     []byte      // of a refusal by path
+	greeting []byte // frames behind the answer
+	body     []byte // of a refusal by path
+	publish  func(*Upstream) (int, Refusal)
 	inside   chan func() // what to do when no/inside is asked for
 }
 
 const upgraded = "HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
-func (d *door) Handshake(head []byte) (answer []byte, channel string) {
+func (d *door) Handshake(head []byte) Admission {
 	path, _, ok := strings.Cut(strings.TrimPrefix(string(head), "GET /"), " ")
 	if path == "no/inside" {
 		(<-d.inside)()
 	}
 	if !ok || !bytes.HasSuffix(head, endOfHead) {
-		return d.Refuse(http.StatusBadRequest, "no request"), ""
+		return Admission{Answer: d.Refuse(http.StatusBadRequest, "no request")}
 	}
 	if strings.HasPrefix(path, "no/") {
-		return append(d.Refuse(http.StatusNotFound, "no such place"), d.body...), ""
+		return Admission{Answer: append(d.Refuse(http.StatusNotFound, "no such place"), d.body...)}
 	}
-	return append([]byte(upgraded), d.greeting...), path
+	a := Admission{Answer: append([]byte(upgraded), d.greeting...), Open: true}
+	kind, channels, special := strings.Cut(path, "=") // "json=a,b", "events=a", "json-events=a,b"; with "!ID" behind it after that message
+	if !special {
+		a.Channels = []Start{{Channel: path}}
+		return a
+	}
+	a.Encoding = map[string]encode.Encoding{"raw": encode.Raw, "json": encode.JSON, "events": encode.Events, "json-events": encode.JSONEvents}[kind]
+	channels, id, _ := strings.Cut(channels, "!")
+	for channel := range strings.SplitSeq(channels, ",") {
+		if channel != "" {
+			start, err := StartAt(channel, id, "")
+			if err != nil {
+				return Admission{Answer: d.Refuse(http.StatusBadRequest, err.Error())}
+			}
+			a.Channels = append(a.Channels, start)
+		}
+	}
+	return a
 }
+
+func (d *door) May(Grant, string) Refusal { return Refusal{} }
+
+func (d *door) MayPublish(_ Grant, channel string) Refusal {
+	if d.publish == nil || channel == "silent" {
+		return Refusal{"not_allowed", "not here"}
+	}
+	return Refusal{}
+}
+
+func (d *door) Publish(u *Upstream) (int, Refusal) { return d.publish(u) }
+
+func (d *door) Restore([]byte) (Grant, error) { return nil, errors.New("there are no grants") }
 
 func (d *door) Refuse(status int, line string) []byte {
 	return fmt.Appendf(nil, "HTTP/1.1 %d\r\n\r\n%s\n", status, line)
@@ -99,7 +131,7 @@ func request(channel string) string { return "GET /" + channel + " HTTP/1.1\r\n\
 
 // patient is a configuration in which nothing comes of itself.
 var patient = Config{
-	HandshakeTimeout: time.Hour, CloseTimeout: time.Hour, MaxMessage: MaxMessage,
+	HandshakeTimeout: time.Hour, CloseTimeout: time.Hour, MaxMessage: MaxMessage, MaxSubscriptions: 10,
 }
 
 // brisk is one with the shortest ticks.

@@ -3,6 +3,7 @@ package loop
 import (
 	"bytes"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/frame"
 )
 
@@ -21,7 +22,7 @@ func (l *loop) sweep() {
 	for _, c := range l.again {
 		// Nobody is added to the list meanwhile: who is closed here is on it.
 		if c.flags&again != 0 && c.state == open && c.block == 0 {
-			if seq, ok := l.reader.Next(c.subs.ch, c.cursor); !ok || seq != 0 && seq < edge {
+			if l.needs(c, edge) {
 				l.slow(c, nil)
 			}
 		}
@@ -34,23 +35,48 @@ func (l *loop) sweep() {
 	l.reader.Release(edge)
 }
 
+// halfOut is a message that some client has half of.
+type halfOut struct {
+	seq      uint64
+	encoding encode.Encoding
+}
+
+// needs tells whether a client needs a message below the edge.
+func (l *loop) needs(c *client, edge uint64) bool {
+	if c.subs != nil {
+		if seq, ok := l.reader.Next(c.subs.ch, c.cursor); !ok || seq != 0 && seq < edge {
+			return true
+		}
+	}
+	if c.fed() {
+		for _, sub := range c.session.subs {
+			if sub != c.session.at {
+				if seq, ok := l.reader.Next(sub.subs.ch, sub.cursor); !ok || seq != 0 && seq < edge {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // overtake deals with a blocked client if it needs a message below the edge.
 func (l *loop) overtake(c *client, edge uint64) {
-	if c.subs == nil || c.state == closing && c.off == 0 {
+	if c.state == opening || c.state == closing && c.off == 0 {
 		return
 	}
-	seq, ok := l.reader.Next(c.subs.ch, c.cursor)
-	if ok && (seq == 0 || seq >= edge) {
+	if !l.needs(c, edge) {
 		return
 	}
 	var rest []byte
-	if c.off > 0 {
+	if seq, _ := l.reader.Next(c.subs.ch, c.cursor); c.off > 0 && seq < edge {
 		// What is half out must be completed, or no further frame can follow. It is copied out of the log, once for all
 		// clients that are stuck in that message.
-		whole := l.rests[seq]
+		key := halfOut{seq, c.encoding()}
+		whole := l.rests[key]
 		if whole == nil {
-			whole = bytes.Clone(l.reader.Frame(seq))
-			l.rests[seq] = whole
+			whole = bytes.Clone(l.frameOf(c, seq))
+			l.rests[key] = whole
 		}
 		rest = whole[c.off:]
 		c.cursor = seq
@@ -72,7 +98,7 @@ func (l *loop) slow(c *client, rest []byte) {
 		return
 	}
 	l.count.Slow++
-	if l.config.SkipSlow {
+	if l.config.SkipSlow && !c.fed() { // who knows the ids comes back with the last one
 		c.cursor = c.subs.ch.Last()
 		l.stand(c) // before anything is written that does not follow the old cursor
 		if c.block == 0 {

@@ -20,7 +20,8 @@ type Stats struct {
 	TimedOut   uint64 // no request in time, or no sign of life
 	Deliveries uint64 // messages sent as a whole, counted for each client
 	Sent       uint64 // bytes given to sockets
-	Received   uint64 // frames of messages from clients
+	Received   uint64 // messages from clients
+	Published  uint64 // of them: appended to the log
 	Pings      uint64
 	Slow       uint64 // times that a client was found to be slow
 	Closed     [closeClasses]uint64
@@ -33,11 +34,12 @@ const (
 	closeFailed          // by us: the client broke the protocol
 	closeSlow            // by us: slow
 	closeStopped         // by us: the daemon stops
+	closeExpired         // by us: its token has expired
 	closeClasses
 )
 
 // CloseClasses are the names of Stats.Closed, in order.
-var CloseClasses = [closeClasses]string{"by_client", "gone", "protocol_error", "slow", "stopped"}
+var CloseClasses = [closeClasses]string{"by_client", "gone", "protocol_error", "slow", "stopped", "expired"}
 
 func (s *Stats) add(o *Stats) {
 	s.Clients += o.Clients
@@ -54,6 +56,7 @@ func (s *Stats) add(o *Stats) {
 	s.Deliveries += o.Deliveries
 	s.Sent += o.Sent
 	s.Received += o.Received
+	s.Published += o.Published
 	s.Pings += o.Pings
 	s.Slow += o.Slow
 	for i, n := range o.Closed {

@@ -117,7 +117,11 @@ func (l *Log) forgetLocked(ch *Channel) {
 func (l *Log) Clients(name string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ch := l.byName[name]; ch != nil {
+	return l.clientsLocked([]byte(name))
+}
+
+func (l *Log) clientsLocked(name []byte) int {
+	if ch := l.byName[string(name)]; ch != nil {
 		return ch.clients
 	}
 	return 0

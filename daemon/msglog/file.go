@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -154,9 +155,14 @@ func SetAside(path string) (aside string, err error) {
 	return "", fmt.Errorf("log: %s cannot be moved aside: there are %s.old to .old%d already; remove them", path, path, mostAside)
 }
 
+// lockPatience is how long a lock may be held by a descriptor that the service manager has dropped, but not closed yet: systemd closes in the
+// background. Tests make it shorter.
+var lockPatience = 2 * time.Second
+
 // lockFile opens and locks the file at a path. The lock is of the open file description (flock(2)): it goes along with a descriptor that
 // another process holds or is given, and ends with the last one.
 func lockFile(path string, flags int) (*os.File, error) {
+	deadline := time.Now().Add(lockPatience)
 	for {
 		fd, err := unix.Open(path, flags|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
 		if err == unix.EINTR {
@@ -169,6 +175,11 @@ func lockFile(path string, flags int) (*os.File, error) {
 		err = ours(fd)
 		if err == nil {
 			if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+				if time.Now().Before(deadline) {
+					f.Close()
+					time.Sleep(lockPatience / 100)
+					continue
+				}
 				err = errors.New("another process uses it; give each wscastd a log.path of its own")
 			}
 		}
@@ -182,6 +193,16 @@ func lockFile(path string, flags int) (*os.File, error) {
 		}
 		f.Close()
 	}
+}
+
+// Unlock gives up the lock on a file, for all who have its descriptor. It is for one that came from another process and is not used.
+func Unlock(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = unix.Flock(int(fd), unix.LOCK_UN) })
+	return errors.Join(cerr, os.NewSyscallError("flock", err))
 }
 
 // ours accepts what nobody else can write to.
@@ -260,8 +281,12 @@ func fileError(path string, err error) error {
 		hint = "it must not be a symbolic link"
 	}
 	var wrapped *os.PathError
-	if errors.As(err, &wrapped) {
+	var renamed *os.LinkError
+	switch {
+	case errors.As(err, &wrapped):
 		err = wrapped.Err
+	case errors.As(err, &renamed):
+		err = renamed.Err
 	}
 	return &pathedError{path, err, hint}
 }

@@ -22,6 +22,7 @@ type Follower struct {
 // followed is what is known about a message without looking at its frame.
 type followed struct {
 	seq, pos uint64
+	time     int64
 	size     uint32
 	ch       *Channel
 }
@@ -30,6 +31,7 @@ type followed struct {
 type Message struct {
 	Channel string
 	Seq     uint64
+	Time    int64 // of Append, Unix time in nanoseconds
 	Op      frame.Opcode
 	Data    []byte // valid until the next call of Next or TryNext
 }
@@ -120,7 +122,7 @@ func (f *Follower) TryNext(want func(channel string) bool) (m Message, ok bool, 
 				return Message{}, false, ErrBehind
 			}
 			op, data, _ := frame.Payload(f.buf)
-			return Message{Channel: n.ch.name, Seq: n.seq, Op: op, Data: data}, true, nil
+			return Message{Channel: n.ch.name, Seq: n.seq, Time: n.time, Op: op, Data: data}, true, nil
 		}
 		if err := f.fill(); err != nil || len(f.batch) == 0 {
 			return Message{}, false, err
@@ -140,7 +142,7 @@ func (f *Follower) fill() error {
 	}
 	for head := l.m.head.head.Load(); f.next <= head && len(f.batch) < most; f.next++ {
 		e := l.m.entry(f.next)
-		f.batch = append(f.batch, followed{f.next, e.pos, e.size, l.byID[e.channel]})
+		f.batch = append(f.batch, followed{f.next, e.pos, e.time, e.size, l.byID[e.channel]})
 	}
 	return nil
 }

@@ -242,13 +242,13 @@ func (l *Log) Put(channel, message, id []byte, op frame.Opcode) (clients int, ag
 		}
 	}
 	if l.hasLocked(once) { // before room is made: the room could be that message's
-		return l.byName[string(channel)].clients, true, nil
+		return l.clientsLocked(channel), true, nil
 	}
 	l.makeRoomLocked(size)
 	// After the room was made: waiting for it lets go of mu, and meanwhile a channel can be forgotten, and somebody else can
 	// put the id.
 	if l.hasLocked(once) {
-		return l.byName[string(channel)].clients, true, nil
+		return l.clientsLocked(channel), true, nil
 	}
 	ch, err := l.channelLocked(channel)
 	if err != nil {

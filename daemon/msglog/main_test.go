@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(publisherEnv) != "" {
 		publish()
 	}
+	lockPatience = 50 * time.Millisecond
 	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {

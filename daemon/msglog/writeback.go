@@ -103,7 +103,8 @@ func (l *Log) Finish() error {
 		return err
 	}
 	l.m.head.closed.Store(l.m.head.closedMark())
-	return dataSync(l.file)
+	// Others may have its descriptor, and close it some time later.
+	return errors.Join(dataSync(l.file), Unlock(l.file))
 }
 
 // closedMark is what closed has to be: about the log as it is, so that no appending can be forgotten.

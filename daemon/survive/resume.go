@@ -1,6 +1,7 @@
 package survive
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -27,7 +28,19 @@ var ErrInterrupted = errors.New("interrupted in the middle of a call on a socket
 
 // Stands finds out where the client stands whose socket is fd. An error but ErrInput means that it cannot be known, or that the record is not
 // what this program leaves behind; the client has to be given up.
-func (r *Record) Stands(fd int) (s Standing, err error) {
+func (r *Record) Stands(fd int) (s Standing, err error) { return r.stands(fd, nil) }
+
+// Stands is Record.Stands for a record that may have extensions.
+func (t *Table) Stands(slot uint32, fd int) (Standing, error) {
+	overflow, err := t.Kept(slot, Overflow)
+	if err != nil {
+		return Standing{}, err
+	}
+	return t.recs[slot].stands(fd, overflow)
+}
+
+// stands: overflow begins with the number of extra bytes before those that it has.
+func (r *Record) stands(fd int, overflow []byte) (s Standing, err error) {
 	p, interrupted := r.Place()
 	s = Standing{Place: p, State: r.State(), Channel: r.channel}
 	if s.State == Free || s.State > Closing {
@@ -79,6 +92,9 @@ func (r *Record) Stands(fd int) (s Standing, err error) {
 		s.Base += extra
 	case extra <= uint64(len(r.extra)):
 		s.Extra = append([]byte(nil), r.extra[s.Over:extra]...)
+	case covers(overflow, s.Over, extra):
+		from := uint64(binary.LittleEndian.Uint32(overflow))
+		s.Extra = append([]byte(nil), overflow[4:][s.Over-from:extra-from]...)
 	case s.Over > 0:
 		return s, fmt.Errorf("%d of %d bytes are out that were for this client alone, and the rest is gone", s.Over, extra)
 	default: // none of them is out: pongs, or a good-bye behind them
@@ -93,6 +109,15 @@ func (r *Record) Stands(fd int) (s Standing, err error) {
 		s.Discard = p.Received - c.read
 	}
 	return s, nil
+}
+
+// covers tells whether an overflow has those extra bytes.
+func covers(overflow []byte, from, to uint64) bool {
+	if len(overflow) < 4 {
+		return false
+	}
+	first := uint64(binary.LittleEndian.Uint32(overflow))
+	return from >= first && to <= first+uint64(len(overflow)-4)
 }
 
 // SetExtra puts bytes behind the first have ones of the extra bytes, for a Stand that says so; those that do not fit are left out.

@@ -3,6 +3,7 @@ package survive
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -12,7 +13,7 @@ import (
 )
 
 // layoutVersion changes with every change of tableHeader, Record or Place.
-const layoutVersion = 1
+const layoutVersion = 2
 
 var magic = [8]byte{'w', 's', 'c', 'a', 's', 't', 't', 'b'}
 
@@ -22,6 +23,7 @@ type tableHeader struct {
 	layout uint32
 	slots  uint32 // records in the table
 	epoch  uint64 // of the log that cursors are about
+	nonce  uint64 // random, made with the table
 
 	used   atomic.Uint32 // no record at or above it was ever used
 	failed atomic.Uint32 // adoptions in a row that did not go well
@@ -47,6 +49,8 @@ type Record struct {
 	cookie  uint64
 	channel uint32        // id in the log
 	which   atomic.Uint32 // of the places: the one that holds; with writing set, a write to a socket that does not count is under way
+	kind    uint32        // of client, for package loop
+	more    atomic.Uint32 // slot of its directory plus 1, 0: none
 	places  [2]Place
 	extra   [MaxExtra]byte
 }
@@ -55,15 +59,16 @@ type Record struct {
 type Place struct {
 	Cursor   uint64 // the last message that is out as a whole
 	Base     uint64 // bytes written to the socket up to the end of that message
-	Extra    uint32 // bytes of Record.extra that come at Base, before the next message
+	Extra    uint32 // bytes for this client alone that come at Base, before the next message
 	Marks    Marks
+	At       uint16 // which of the client's subscriptions Cursor is about: its number plus 1; 0: Record.channel
 	Out      uint64 // bytes written altogether; what is over Base is of the extra bytes and then of the next messages
 	In       uint64 // frame.Parser
 	Received uint64 // bytes of input that are done with, read from the socket or not
 }
 
 // Marks of a Place.
-type Marks uint32
+type Marks uint16
 
 const (
 	Held    Marks = 1 << iota // input that is not done with may have been read, of a socket that does not count
@@ -72,7 +77,7 @@ const (
 )
 
 // MaxExtra is how many bytes of control frames a record has room for.
-const MaxExtra = 256 - 24 - 2*int(unsafe.Sizeof(Place{}))
+const MaxExtra = 256 - 32 - 2*int(unsafe.Sizeof(Place{}))
 
 const writing = 2
 
@@ -103,7 +108,7 @@ func NewTable(slots int, epoch uint64) (*Table, error) {
 	}
 	f := os.NewFile(uintptr(fd), "wscast-table")
 	size := int64(headerSize + slots*int(recordSize))
-	h := &tableHeader{magic: magic, layout: layoutVersion, slots: uint32(slots), epoch: epoch}
+	h := &tableHeader{magic: magic, layout: layoutVersion, slots: uint32(slots), epoch: epoch, nonce: rand.Uint64()}
 	err = unix.Ftruncate(fd, size)
 	if err == nil {
 		_, err = unix.Pwrite(fd, unsafe.Slice((*byte)(unsafe.Pointer(h)), unsafe.Sizeof(*h)), 0)
@@ -194,13 +199,18 @@ func (t *Table) Take(cookie uint64) (slot uint32, r *Record, err error) {
 	r.cookie, r.channel = cookie, NoChannel
 	r.places[0] = Place{}
 	r.which.Store(0)
+	r.kind = 0
+	r.more.Store(0)
 	r.state.Store(Opening)
 	return slot, r, nil
 }
 
-// Give frees a record.
+// Give frees a record, and what continues it.
 func (t *Table) Give(slot uint32) {
-	t.recs[slot].state.Store(Free)
+	r := &t.recs[slot]
+	if r.state.Swap(Free) != extended {
+		t.dropAll(r)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.free = append(t.free, slot)
@@ -208,6 +218,9 @@ func (t *Table) Give(slot uint32) {
 
 // Epoch of the log that cursors are about.
 func (t *Table) Epoch() uint64 { return t.head.epoch }
+
+// Nonce is the random number of this table. With it and a record's Cookie a connection is told apart from those of all times.
+func (t *Table) Nonce() uint64 { return t.head.nonce }
 
 // An adoption that does not go well can be the fault of what is adopted, and then the next one does not go well either. It counts as failed
 // from Begin until Adopted, and when the process crashes by itself afterwards, until Lived. A process that is killed from outside between Adopted
@@ -231,8 +244,19 @@ func (t *Table) forget(found []Found) {
 	for _, f := range found {
 		there[f.Slot] = true
 	}
-	for slot := range min(t.head.used.Load(), uint32(len(t.recs))) {
-		if t.recs[slot].state.Load() != Free && !there[slot] {
+	used := min(t.head.used.Load(), uint32(len(t.recs)))
+	for slot := range used {
+		if s := t.recs[slot].state.Load(); s != Free && s != extended && !there[slot] {
+			t.recs[slot].more.Store(0) // what it was continued by is found below
+			t.Give(slot)
+		}
+	}
+	marks := make(map[uint32]bool)
+	for slot := range there {
+		t.mark(slot, marks)
+	}
+	for slot := range used {
+		if t.recs[slot].state.Load() == extended && !marks[slot] {
 			t.Give(slot)
 		}
 	}
@@ -247,8 +271,17 @@ func (t *Table) File() *os.File { return t.file }
 // At is the record of a slot.
 func (t *Table) At(slot uint32) *Record { return &t.recs[slot] }
 
+// Cookie of the socket (SO_COOKIE in socket(7)).
+func (r *Record) Cookie() uint64 { return r.cookie }
+
 // State of the record.
 func (r *Record) State() State { return r.state.Load() }
+
+// Kind is what SetKind has set, 0 in the beginning.
+func (r *Record) Kind() uint32 { return r.kind }
+
+// SetKind sets what package loop has to know of a client before anything else. It is for the time before Answer.
+func (r *Record) SetKind(kind uint32) { r.kind = kind }
 
 // SetState changes it.
 func (r *Record) SetState(s State) { r.state.Store(s) }

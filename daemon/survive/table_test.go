@@ -88,7 +88,7 @@ func TestStandIsOneStore(t *testing.T) {
 	if unsafe.Sizeof(r) != 256 {
 		t.Errorf("a record has %d bytes", unsafe.Sizeof(r))
 	}
-	if MaxExtra < 2+125+4 {
+	if MaxExtra < 2+125 {
 		t.Errorf("there is room for %d bytes, and not for a control frame", MaxExtra)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 func TestLintianIsContent(t *testing.T) {
 	harness.Find(t, "lintian", "lintian")
-	cmd := exec.Command("lintian", "--allow-root", "--fail-on=error,warning", "--no-tag-display-limit", build(t, "deb", first))
+	cmd := exec.Command("lintian", "--allow-root", "--fail-on=error,warning", build(t, "deb", first))
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("lintian: %v\n%s", err, out)
 	}

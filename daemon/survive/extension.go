@@ -1,0 +1,343 @@
+package survive
+
+import (
+	"encoding/binary"
+	"errors"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Some clients need more room than a record has: several subscriptions, a long answer that is half out, what they are allowed to do. They have
+// it in extensions, which are taken from the same table. The first one is a directory of the others:
+//
+//	record ──> directory ── Subscriptions ──> extension ──> extension
+//	           (the first ─ Overflow ───────> extension
+//	        subscriptions) ─ Grant ──────────> extension
+//
+// An extension is filled before it is linked, and given back after it was taken from its chain: a process that is killed in between leaves
+// one that nothing refers to, which the next one finds and frees. All of it is for the goroutine that the record belongs to.
+
+// Chain is what a chain of extensions is for.
+type Chain uint8
+
+// The chains of a client.
+const (
+	Subscriptions Chain = iota
+	Overflow            // bytes for this client alone, when there are more of them than a record has room for
+	Grant               // what the client is allowed to do
+	chains
+)
+
+// extended is the state of an extension. It is none of a client.
+const extended State = 0x100
+
+// extension is a record that continues another one. 256 bytes.
+type extension struct {
+	state    atomic.Uint32
+	gen      uint32
+	owner    uint32        // slot
+	ownerGen uint32        // of the slot, at that time
+	next     atomic.Uint32 // slot + 1, 0: the last one
+	_        uint32
+	data     [extensionSize]byte
+}
+
+const extensionSize = 256 - 24
+
+// directory is the data of the first extension.
+type directory struct {
+	heads         [chains]atomic.Uint32 // slots + 1
+	_             uint32
+	subscriptions [perExtension]Subscription
+}
+
+// mostExtensions is how long a chain can be.
+const mostExtensions = 1024
+
+// MaxKept is how many bytes Keep takes.
+const MaxKept = mostExtensions*extensionSize - 4
+
+// Subscription is one channel of a client that has several. 24 bytes.
+type Subscription struct {
+	Cursor  uint64 // the last message of the channel that is out as a whole; where Place.At says that it is this one, Place.Cursor is
+	Until   uint64 // the last message that is to be sent, 0: all that come
+	Channel uint32 // id in the log
+	used    atomic.Uint32
+}
+
+const perExtension = 9
+
+// Both fit into an extension, and a record is as large as one.
+const (
+	_ = extensionSize - unsafe.Sizeof(directory{})
+	_ = extensionSize - perExtension*unsafe.Sizeof(Subscription{})
+	_ = recordSize - unsafe.Sizeof(extension{})
+	_ = unsafe.Sizeof(extension{}) - recordSize
+)
+
+// Use says that the subscription is one, from the moment on when the client's place says that it is done with more than that many bytes of
+// input: the command that has asked for it is among them. Its fields are set before.
+func (s *Subscription) Use(received uint64) { s.used.Store(uint32(received+1)<<1 | 1) }
+
+// Unuse says that it is none any more.
+func (s *Subscription) Unuse() { s.used.Store(0) }
+
+// Used tells whether it is one, or is to be one.
+func (s *Subscription) Used() bool { return s.used.Load() != 0 }
+
+// Holds tells whether it is one for a client that is done with that many bytes of input. The bytes that one command can have are few against
+// the 31 bits that are compared.
+func (s *Subscription) Holds(received uint64) bool {
+	used := s.used.Load()
+	return used != 0 && (uint32(received)-used>>1)&(1<<31-1) < 1<<30
+}
+
+func (t *Table) extension(slot uint32) *extension { return (*extension)(unsafe.Pointer(&t.recs[slot])) }
+
+func (x *extension) directory() *directory { return (*directory)(unsafe.Pointer(&x.data)) }
+
+func (x *extension) subscriptions() []Subscription {
+	return unsafe.Slice((*Subscription)(unsafe.Pointer(&x.data)), perExtension)
+}
+
+// extend takes an extension, which is not linked yet.
+func (t *Table) extend(owner uint32) (slot uint32, x *extension, err error) {
+	slot, r, err := t.Take(0)
+	if err != nil {
+		return 0, nil, err
+	}
+	x = t.extension(slot)
+	x.owner, x.ownerGen = owner, t.recs[owner].gen
+	x.next.Store(0)
+	clear(x.data[:])
+	r.state.Store(extended)
+	return slot, x, nil
+}
+
+// broken is the head of what is not what this program leaves behind.
+const broken = ^uint32(0)
+
+var errChain = errors.New("implausible record: what it is continued by")
+
+// follow is the extension that a link refers to, nil at the end.
+func (t *Table) follow(owner, link uint32) (*extension, error) {
+	if link == 0 {
+		return nil, nil
+	}
+	if link == broken || uint64(link) > uint64(len(t.recs)) {
+		return nil, errChain
+	}
+	x := t.extension(link - 1)
+	if x.state.Load() != extended || x.owner != owner || x.ownerGen != t.recs[owner].gen {
+		return nil, errChain
+	}
+	return x, nil
+}
+
+// directory of a client, nil if it has none.
+func (t *Table) directory(owner uint32) (*directory, error) {
+	x, err := t.follow(owner, t.recs[owner].more.Load())
+	if x == nil {
+		return nil, err
+	}
+	return x.directory(), nil
+}
+
+// chain are the slots of a chain. They are those of this client, or there is an error.
+func (t *Table) chain(owner uint32, what Chain) (slots []uint32, err error) {
+	d, err := t.directory(owner)
+	if d == nil {
+		return nil, err
+	}
+	for link := d.heads[what].Load(); ; {
+		x, err := t.follow(owner, link)
+		if err != nil || len(slots) > mostExtensions {
+			return nil, errChain
+		}
+		if x == nil {
+			return slots, nil
+		}
+		slots = append(slots, link-1)
+		link = x.next.Load()
+	}
+}
+
+// needDirectory makes a directory where there is none.
+func (t *Table) needDirectory(owner uint32) (*directory, error) {
+	if d, err := t.directory(owner); d != nil || err != nil {
+		return d, err
+	}
+	slot, x, err := t.extend(owner)
+	if err != nil {
+		return nil, err
+	}
+	t.recs[owner].more.Store(slot + 1)
+	return x.directory(), nil
+}
+
+// Keep puts bytes into a chain, in place of what was there. A process that is killed meanwhile leaves the old ones or the new ones.
+func (t *Table) Keep(owner uint32, what Chain, b []byte) error {
+	if len(b) > MaxKept {
+		return errors.New("too large for the connection table")
+	}
+	d, err := t.needDirectory(owner)
+	if err != nil {
+		return err
+	}
+	b = append(binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))), b...)
+	// From the end: each one is linked when it is complete.
+	head := uint32(0)
+	for from := (len(b) - 1) / extensionSize * extensionSize; from >= 0; from -= extensionSize {
+		slot, x, err := t.extend(owner)
+		if err != nil {
+			t.unlink(head)
+			return err
+		}
+		copy(x.data[:], b[from:])
+		x.next.Store(head)
+		head = slot + 1
+	}
+	t.unlink(d.heads[what].Swap(head))
+	return nil
+}
+
+// Kept returns what Keep has put there, nil if there is nothing.
+func (t *Table) Kept(owner uint32, what Chain) ([]byte, error) {
+	slots, err := t.chain(owner, what)
+	if err != nil || len(slots) == 0 {
+		return nil, err
+	}
+	b := make([]byte, 0, len(slots)*extensionSize)
+	for _, slot := range slots {
+		b = append(b, t.extension(slot).data[:]...)
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if uint64(n) > uint64(len(b)-4) {
+		return nil, errChain
+	}
+	return b[4 : 4+n], nil
+}
+
+// Drop frees a chain.
+func (t *Table) Drop(owner uint32, what Chain) {
+	if d, _ := t.directory(owner); d != nil {
+		t.unlink(d.heads[what].Swap(0))
+	}
+}
+
+// Anew makes the record of a connection that has not been answered as it was when it was taken.
+func (t *Table) Anew(slot uint32) {
+	r := &t.recs[slot]
+	t.dropAll(r)
+	r.kind, r.channel = 0, NoChannel
+	r.state.Store(Opening)
+}
+
+// dropAll frees all that continues a record.
+func (t *Table) dropAll(r *Record) {
+	link := r.more.Swap(0)
+	if link == 0 || link == broken {
+		return
+	}
+	d := t.extension(link - 1).directory()
+	for what := range d.heads {
+		t.unlink(d.heads[what].Load())
+	}
+	t.Give(link - 1)
+}
+
+// unlink frees the extensions of a chain that nothing refers to any more.
+func (t *Table) unlink(link uint32) {
+	for link != 0 {
+		slot := link - 1
+		link = t.extension(slot).next.Load()
+		t.Give(slot)
+	}
+}
+
+// MoreSubscriptions makes room for further subscriptions of a client. None of them is used yet.
+func (t *Table) MoreSubscriptions(owner uint32) ([]*Subscription, error) {
+	if d, err := t.directory(owner); d == nil {
+		if err == nil {
+			d, err = t.needDirectory(owner)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return pointers(nil, d.subscriptions[:]), nil
+	}
+	slots, err := t.chain(owner, Subscriptions)
+	if err != nil {
+		return nil, err
+	}
+	if len(slots) == mostExtensions {
+		return nil, ErrFull
+	}
+	slot, x, err := t.extend(owner)
+	if err != nil {
+		return nil, err
+	}
+	if len(slots) > 0 {
+		t.extension(slots[len(slots)-1]).next.Store(slot + 1)
+	} else {
+		d, _ := t.directory(owner)
+		d.heads[Subscriptions].Store(slot + 1)
+	}
+	return pointers(nil, x.subscriptions()), nil
+}
+
+// Subscriptions is all the room that a client has for them, used or not, in the order in which MoreSubscriptions has made it.
+func (t *Table) Subscriptions(owner uint32) (all []*Subscription, err error) {
+	d, err := t.directory(owner)
+	if d == nil {
+		return nil, err
+	}
+	all = pointers(nil, d.subscriptions[:])
+	slots, err := t.chain(owner, Subscriptions)
+	if err != nil {
+		return nil, err
+	}
+	for _, slot := range slots {
+		all = pointers(all, t.extension(slot).subscriptions())
+	}
+	return all, nil
+}
+
+func pointers(to []*Subscription, s []Subscription) []*Subscription {
+	for i := range s {
+		to = append(to, &s[i])
+	}
+	return to
+}
+
+// mark marks the extensions of a client. One that is in two places is in none.
+func (t *Table) mark(owner uint32, marks map[uint32]bool) {
+	r := &t.recs[owner]
+	link := r.more.Load()
+	if link == 0 {
+		return
+	}
+	all := []uint32{link - 1}
+	_, err := t.directory(owner)
+	for what := range chains {
+		if err == nil {
+			var slots []uint32
+			slots, err = t.chain(owner, what)
+			all = append(all, slots...)
+		}
+	}
+	mine := make(map[uint32]bool, len(all))
+	for _, slot := range all {
+		if marks[slot] || mine[slot] {
+			err = errChain
+		}
+		mine[slot] = true
+	}
+	if err != nil {
+		r.more.Store(broken)
+		return
+	}
+	for slot := range mine {
+		marks[slot] = true
+	}
+}
