@@ -4,6 +4,7 @@ import (
 	"errors"
 	"unicode/utf8"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
 	"wscast/ipc"
@@ -24,7 +25,9 @@ func (d *Daemon) Publish(channel, message, id []byte) (clients int, again bool, 
 	if err != nil {
 		return 0, false, err
 	}
-	return d.store.Put(channel, message, id, op)
+	clients, again, err = d.store.Put(channel, message, id, op)
+	failpoint.Pass("publish.unanswered")
+	return clients, again, err
 }
 
 // Flush implements ipc.Broker.

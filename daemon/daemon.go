@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/loop"
 	"wscast/daemon/msglog"
@@ -229,8 +230,12 @@ func (d *Daemon) stop() error {
 	d.loops.StopAccepting()
 	var err error
 	if heir {
-		d.survival.hand(d.server.Suspend(), d.log)
+		suspended := d.server.Suspend()
+		failpoint.Pass("suspend.publishers")
+		d.survival.hand(suspended, d.log)
+		failpoint.Pass("suspend.handed")
 		d.loops.Suspend()
+		failpoint.Pass("suspend.all")
 		d.survival.keep.Table.Lived()
 	} else {
 		err = d.server.Close()

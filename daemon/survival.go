@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/loop"
 	"wscast/daemon/msglog"
@@ -231,6 +232,7 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 	if s.failed = s.keep.Table.Begin(); s.failed >= tooOften {
 		return fmt.Errorf("the last %d processes that took it over crashed within %s", s.failed, trusted)
 	}
+	failpoint.Pass("open.table")
 	for i, f := range logs {
 		l, err := msglog.Open(f)
 		if err != nil {
@@ -248,6 +250,7 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 	if s.log == nil {
 		return errors.Join(bad, errors.New("there is a connection table, but not its log"))
 	}
+	failpoint.Pass("open.log")
 	// Others of that kind are what a process that was killed has not come to remove.
 	for _, f := range logs {
 		if f != nil && f.Name() != s.logName {
@@ -312,13 +315,16 @@ func (s *survival) resize(o *Options) {
 	if next == s.log {
 		return
 	}
+	failpoint.Pass("resize.copied")
 	name := logNames[0]
 	if s.logName == name {
 		name = logNames[1]
 	}
 	if err = push(s.keeper, name, next.File()); err == nil {
+		failpoint.Pass("resize.pushed")
 		err = s.keeper.Remove(s.logName)
 	}
+	failpoint.Pass("resize.removed")
 	was := s.log.Usage()
 	if err := errors.Join(err, s.log.Close()); err != nil {
 		o.Log.Error("the log has a new size or place, but the service manager does not know", "error", err)
@@ -423,7 +429,11 @@ func (s *survival) makeNew(o *Options, keeper survive.Keeper) (err error) {
 			return err
 		}
 		s.logName = logNames[0]
-		err = errors.Join(push(keeper, s.logName, s.log.File()), push(keeper, survive.TableName, s.keep.Table.File()))
+		failpoint.Pass("make.made")
+		err = push(keeper, s.logName, s.log.File())
+		failpoint.Pass("make.log")
+		err = errors.Join(err, push(keeper, survive.TableName, s.keep.Table.File()))
+		failpoint.Pass("make.table")
 		s.keep.Table.Begin()
 	}
 	if s.keep.Lot == nil && s.off == "" {
@@ -444,6 +454,7 @@ func push(keeper survive.Keeper, name string, f *os.File) error {
 func (s *survival) adopt(loops *loop.Loops, log *slog.Logger) {
 	began := time.Now()
 	loops.Adopt(s.found)
+	failpoint.Pass("adopt.all")
 	s.keep.Table.Adopted()
 	s.took = time.Since(began)
 	if len(s.found) > 0 {
@@ -456,9 +467,11 @@ func (s *survival) adopt(loops *loop.Loops, log *slog.Logger) {
 // close is for a process that leaves nothing behind; the manager drops what it has when the service has ended.
 func (s *survival) close() error {
 	var errs []error
+	failpoint.Pass("end.begun")
 	if s.log != nil {
 		errs = append(errs, s.log.Close())
 	}
+	failpoint.Pass("end.log")
 	if s.keep.Table != nil {
 		errs = append(errs, s.keep.Table.Close())
 	}
@@ -468,6 +481,7 @@ func (s *survival) close() error {
 	if s.manager != nil {
 		errs = append(errs, s.manager.Close())
 	}
+	failpoint.Pass("end.all")
 	return errors.Join(errs...)
 }
 

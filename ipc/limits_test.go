@@ -203,7 +203,7 @@ func TestUnfinishedCommand(t *testing.T) {
 
 // A command that comes in pieces and becomes whole is not held against the connection afterwards.
 func TestCommandInPieces(t *testing.T) {
-	d := start(t, func(s *Server) { s.CommandTimeout = 200 * time.Millisecond })
+	d := start(t, func(s *Server) { s.CommandTimeout = 2 * time.Second })
 	s, later := d.connect(t), d.connect(t)
 	for range 10 {
 		s.send("PI")
@@ -236,7 +236,7 @@ func TestUnfinishedCommandOverARestart(t *testing.T) {
 
 // A subscriber that does not read, and has begun a command, does not stay for its reading.
 func TestUnfinishedCommandOfASubscriber(t *testing.T) {
-	d := start(t, func(s *Server) { s.CommandTimeout = 200 * time.Millisecond })
+	d := start(t, func(s *Server) { s.CommandTimeout = 2 * time.Second })
 	s, p := d.connect(t), d.connect(t)
 	s.send("SUBSCRIBE news\r\nPI")
 	s.expect("*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")

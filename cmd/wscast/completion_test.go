@@ -124,6 +124,7 @@ func TestBashCompletion(t *testing.T) {
 		{[]string{"publish", "--l"}, []string{"--lines"}},
 		{[]string{"publish", "news", "--l"}, nil}, // that would be the message
 		{[]string{"publish", "--socket", file, "--l"}, []string{"--lines"}},
+		{[]string{"publish", "--id", "1", "--l"}, []string{"--lines"}},
 		{[]string{"status", "--socket", strings.TrimSuffix(file, ".sock")}, []string{file}},
 		{[]string{"listen", "--origin", "https"}, []string{"https://"}},
 		{[]string{"publish", ""}, nil},

@@ -145,7 +145,7 @@ type machine struct {
 	processors   int
 	unsynced     bool
 	clockUnknown bool
-	denial       string // the last one of a security module that is about wscastd
+	denial       string // the last one of a security module that is about wscast, or about a connection that nginx makes
 }
 
 // clients is how many clients limits have to be enough for.
@@ -580,7 +580,7 @@ func lastDenial() string {
 		return ""
 	}
 	out, _, _ := outputOf("journalctl", "--quiet", "--no-pager", "--boot", "--lines=1", "--output=cat",
-		`--grep=(avc: +denied|apparmor="DENIED").*wscast`, "_TRANSPORT=kernel", "+", "_TRANSPORT=audit")
+		`--grep=(avc: +denied|apparmor="DENIED").*wscast|avc: +denied.*name_connect.*comm="nginx"`, "_TRANSPORT=kernel", "+", "_TRANSPORT=audit")
 	return firstLine(out)
 }
 

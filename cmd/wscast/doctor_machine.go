@@ -71,8 +71,12 @@ func checkClock(f *facts) []finding {
 
 // checkDenials speaks only when a security module has denied something.
 func checkDenials(f *facts) []finding {
-	if f.machine.denial == "" {
+	denial := f.machine.denial
+	switch {
+	case denial == "":
 		return nil
+	case strings.Contains(denial, `comm="nginx"`):
+		return []finding{warn("setsebool -P httpd_can_network_connect 1", "SELinux does not let nginx connect: %s", denial)}
 	}
-	return []finding{note("journalctl -b _TRANSPORT=audit + _TRANSPORT=kernel", "a security module has denied something: %s", f.machine.denial)}
+	return []finding{note("journalctl -b _TRANSPORT=audit + _TRANSPORT=kernel", "a security module has denied something: %s", denial)}
 }

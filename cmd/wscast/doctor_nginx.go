@@ -245,7 +245,11 @@ func lastOf(list []int) int {
 
 // change is the command that gives a directive another value, and before one that puts another one before it.
 func (n *nginxFacts) change(d *directive, text string) string {
-	return n.edit(d, fmt.Sprintf(`s/%s[^;]*/%s/`, d.name, forSed(text)))
+	old := d.name
+	if d.name == "proxy_set_header" { // of which a line may have several
+		old += `[[:space:]"]*` + d.arg(0)
+	}
+	return n.edit(d, fmt.Sprintf(`s/%s[^;]*/%s/`, old, forSed(text)))
 }
 
 func (n *nginxFacts) before(d *directive, text string) string {

@@ -258,6 +258,9 @@ func TestDoctorFinds(t *testing.T) {
 		{"backlog", func(f *facts) { f.machine.somaxconn = 128 }, levelWarning, "128 clients at once may wait to be taken"},
 		{"clock", func(f *facts) { f.machine.unsynced = true }, levelNote, " — timedatectl set-ntp true"},
 		{"clock hidden", func(f *facts) { f.machine.clockUnknown = true }, levelNote, "cannot be seen here"},
+		{"nginx may not connect", func(f *facts) {
+			f.machine.denial = `avc:  denied  { name_connect } for  pid=1 comm="nginx" dest=7311 scontext=system_u:system_r:httpd_t:s0`
+		}, levelWarning, " — setsebool -P httpd_can_network_connect 1"},
 		{"denial", func(f *facts) { f.machine.denial = "avc: denied { read }\x1b[2J" }, levelNote, `has denied something: avc: denied { read }\x1b[2J`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

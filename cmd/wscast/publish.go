@@ -3,14 +3,21 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"wscast/ipc"
 )
+
+// answerPatience is how long a message is published again while wscastd does not answer, as when it crashes and starts
+// again. Tests change it.
+var answerPatience = 30 * time.Second
 
 var publishCommand = command{
 	name:    "publish",
@@ -18,7 +25,14 @@ var publishCommand = command{
 	summary: "send a message to everybody on a channel",
 	help: `
 Prints how many receivers the message goes to; it is then in wscastd's log, and
-survives a crash of wscastd.
+survives a crash of wscastd. If wscastd crashes before it has answered, the
+message is published again, and is in the log once all the same.
+
+With --id a script can do that too: while the log has a message of this channel
+with this ID, another one is not published, and the answer is as if it were. ID
+is 1 to 128 bytes:
+
+    wscast publish --id "deploy $build" news "$build is out"
 
 Without MESSAGE, all of standard input is one message, byte for byte, with the
 newline at its end if there is one.
@@ -40,12 +54,22 @@ only before CHANNEL; where it could be the very name of a flag, write
 	setup: func(flags *flag.FlagSet) func(streams, []string) error {
 		socket := socketFlag(flags)
 		lines := flags.Bool("lines", false, "publish each line of standard input as a message")
+		var id *string
+		flags.Func("id", "publish nothing if the log has a message with this `ID`", func(text string) error {
+			if text == "" || len(text) > ipc.MaxID {
+				return fmt.Errorf("an id is 1 to %d bytes", ipc.MaxID)
+			}
+			id = &text
+			return nil
+		})
 		return func(std streams, args []string) error {
 			switch {
 			case len(args) == 0:
 				return &usageError{text: "publish: CHANNEL is missing", hint: "as in: wscast publish default hello"}
 			case !ipc.ValidChannel(args[0]):
 				return badChannel("publish", args[0])
+			case *lines && id != nil:
+				return &usageError{text: "publish: --id does not go with --lines", hint: "the lines are many messages, and an id is of one"}
 			case *lines && len(args) > 1:
 				return &usageError{text: "publish: MESSAGE does not go with --lines", hint: "--lines reads the messages from standard input"}
 			case len(args) > 2:
@@ -55,31 +79,40 @@ only before CHANNEL; where it could be the very name of a flag, write
 				}
 			case *lines:
 				return publishLines(*socket, args[0], std)
-			case len(args) == 2:
-				return publishOne(*socket, args[0], []byte(args[1]), std.out)
+			case id == nil:
+				random := rand.Text()
+				id = &random
+			}
+			if len(args) == 2 {
+				return publishOne(*socket, args[0], []byte(args[1]), *id, std.out)
 			}
 			message, err := readMessage(std, messageLimit)
 			if err != nil {
 				return err
 			}
-			return publishOne(*socket, args[0], message, std.out)
+			return publishOne(*socket, args[0], message, *id, std.out)
 		}
 	},
 }
 
-func publishOne(socket, channel string, message []byte, out io.Writer) error {
+func publishOne(socket, channel string, message []byte, id string, out io.Writer) error {
 	client, err := ipc.Dial(socket)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	receivers, err := client.Publish(channel, message)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), answerPatience, fmt.Errorf("%v are over", answerPatience))
+	defer cancel()
+	receivers, err := client.PublishOnce(ctx, channel, message, id)
 	if err != nil {
 		var refused *ipc.ReplyError
 		if errors.As(err, &refused) {
 			return err
 		}
-		return &failure{text: err.Error(), hint: "the message may be published or not: there was no answer"}
+		return &failure{
+			text: err.Error(),
+			hint: "it is not known whether the message is published; publish it again with --id " + shellQuote(id) + " to have it once",
+		}
 	}
 	return write(out, fmt.Appendln(nil, receivers))
 }

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"wscast/ipc"
 )
@@ -53,6 +57,89 @@ func TestPublishStandardInput(t *testing.T) {
 	d.expectMessages(t, "default", binary, "")
 	wscastReading(t, iotest.ErrReader(errors.New("lost")), "publish", "default").
 		expect(t, exitFailure, "", "wscast: cannot read standard input: lost\n")
+}
+
+func TestPublishWithID(t *testing.T) {
+	d := startDaemon(t)
+	t.Setenv("WSCAST_SOCKET", d.socket)
+	for range 2 {
+		wscast(t, "", "publish", "--id", "1", "default", "hello").expect(t, 0, "3\n")
+		wscast(t, "from standard input", "publish", "-id=2", "default").expect(t, 0, "3\n")
+	}
+	for range 2 { // each with an id of its own
+		wscast(t, "", "publish", "default", "hello").expect(t, 0, "3\n")
+	}
+	d.expectMessages(t, "default", "hello", "from standard input", "hello", "hello")
+
+	for _, id := range []string{"", strings.Repeat("x", ipc.MaxID+1)} {
+		wscast(t, "", "publish", "--id", id, "default", "hello").expect(t, exitUsage, "", "an id is 1 to 128 bytes")
+	}
+	wscast(t, "", "publish", "--id", "1", "--lines", "default").expect(t, exitUsage, "", "--id does not go with --lines")
+}
+
+// crashing stands before a daemon and is one that crashes before it has answered, the first few times.
+func (d *daemon) crashing(t *testing.T, crashes int) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "crashing.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		for n := 0; ; n++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			done.Go(func() {
+				defer conn.Close()
+				to, err := net.Dial("unix", d.socket)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer to.Close()
+				b := make([]byte, 64<<10)
+				for k := 0; err == nil; {
+					if k, err = conn.Read(b); err == nil {
+						_, err = to.Write(b[:k])
+					}
+					if err == nil {
+						k, err = to.Read(b)
+					}
+					if n < crashes {
+						return
+					}
+					if err == nil {
+						_, err = conn.Write(b[:k])
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		done.Wait()
+	})
+	return socket
+}
+
+// A message is published once, however often the daemon crashes before it answers.
+func TestPublishOverCrashes(t *testing.T) {
+	d := startDaemon(t)
+	wscast(t, "", "publish", "--socket", d.crashing(t, 3), "default", "hello").expect(t, 0, "3\n")
+	d.expectMessages(t, "default", "hello")
+
+	patience := answerPatience
+	answerPatience = 50 * time.Millisecond
+	defer func() { answerPatience = patience }()
+	r := wscast(t, "", "publish", "--socket", d.crashing(t, 1<<30), "default", "again")
+	r.expect(t, exitFailure, "", "wscastd closed the connection", "50ms are over", "hint: it is not known", "publish it again with --id ")
+	_, id, _ := strings.Cut(r.stderr, "--id ")
+	id, _, _ = strings.Cut(id, " ")
+	wscast(t, "", "publish", "--socket", d.socket, "--id", id, "default", "again").expect(t, 0, "3\n")
+	d.expectMessages(t, "default", "hello", "again")
 }
 
 func TestPublishTooLong(t *testing.T) {

@@ -54,3 +54,13 @@ func AppendEventText(dst, text []byte) []byte {
 func AppendRetry(dst []byte, reason string) []byte {
 	return fmt.Appendf(dst, ": %s\nretry: %d\n\n", reason, 1000+rand.IntN(4000))
 }
+
+// AppendPosition appends an id without an event: the reader comes back with it if it is cut off before the first one.
+func AppendPosition(dst []byte, id ID) []byte {
+	return append(id.Append(append(dst, "id: "...)), "\n\n"...)
+}
+
+// AppendIncomplete appends the event that says that messages of a channel are gone which were asked for.
+func AppendIncomplete(dst []byte, channel string) []byte {
+	return append(dst, "event: incomplete\ndata: "+channel+"\n\n"...)
+}

@@ -144,6 +144,7 @@ type newcomer struct {
 // add takes an accepted connection in. The descriptor is the loop's from here on, also when it cannot be used. A loop
 // that is coming to its end refuses it: the others have been told good-bye already.
 func (l *loop) add(n newcomer) {
+	failpoint.Pass("accept.begun")
 	cookie, err := survive.Cookie(n.fd)
 	var slot uint32
 	var record *survive.Record
@@ -290,6 +291,7 @@ func (l *loop) close(c *client, class int, code uint16, reason string) {
 	l.count.Closed[class]++
 	l.log.Debug("client closed", "client", c.slot, "channel", c.channel(), "code", code, "reason", reason)
 	l.dropPong(c) // nobody waits for it any more
+	failpoint.Pass("close.begun")
 	if !c.encoding().WebSocket() {
 		l.say(c, encode.AppendRetry(nil, reason))
 		return
@@ -311,6 +313,7 @@ func (l *loop) farewell(c *client) {
 			l.drop(c, "shutdown: "+errno.Error())
 			return
 		}
+		failpoint.Pass("close.said")
 		// Their end may have come before: what edge-triggered epoll has told once it does not tell again.
 		l.discard(c)
 	}
@@ -343,6 +346,7 @@ func (l *loop) drop(c *client, why string) {
 	failpoint.Pass("close.forgotten")
 	_ = unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 	_ = l.sys.close(fd)
+	failpoint.Pass("close.closed")
 	l.slab.give(c)
 }
 

@@ -155,10 +155,16 @@ func (l *loop) spoken(c *client, what []byte, op frame.Opcode) (*post, *frame.Er
 	return &post{Upstream: Upstream{Channel: c.channel(), Data: bytes.Clone(what), Text: op == frame.Text}}, nil
 }
 
+// behind tells whether there is something to send of a subscription.
+func (sub *subscription) behind(l *loop) bool {
+	seq, ok := l.reader.Next(sub.subs.ch, l.cursorOf(sub.c, sub))
+	return !ok || seq != 0
+}
+
 // behind tells whether there is something to send to a client that was not told of it by a channel's news.
 func (l *loop) behind(c *client) bool {
 	for _, sub := range c.session.subs {
-		if seq, ok := l.reader.Next(sub.subs.ch, l.cursorOf(c, sub)); !ok || seq != 0 {
+		if sub.behind(l) {
 			return true
 		}
 	}
@@ -270,11 +276,12 @@ func (l *loop) commandSubscribe(c *client, m *command, to []byte) []byte {
 		return appendRefusal(to, m.Ref, Refusal{"too_many_subscriptions",
 			fmt.Sprintf("a connection can have %d subscriptions: unsubscribe from others first", l.config.MaxSubscriptions)})
 	}
+	head := l.store.Head() // before: the client is told of all that comes after it
 	sub, complete, err := l.subscribe(c, &start, true)
 	if err != nil {
 		return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
 	}
-	return l.subscribed(to, encode.JSON, &start, sub, complete, m.Ref)
+	return l.subscribed(to, &start, head, sub, complete, m.Ref)
 }
 
 func (l *loop) subscribedTo(c *client, channel string) bool {
@@ -286,19 +293,14 @@ func (l *loop) subscribedTo(c *client, channel string) bool {
 	return false
 }
 
-// subscribed appends what a client is told of a subscription. The id is where it begins: who comes back with it misses nothing.
-func (l *loop) subscribed(to []byte, e encode.Encoding, start *Start, sub *subscription, complete bool, ref json.RawMessage) []byte {
-	id := encode.ID{Epoch: l.store.Epoch(), Seq: sub.cursor}
-	if sub.c.session.at == sub {
-		id.Seq = sub.c.cursor
+// subscribed appends the answer to subscribe. The id is where the subscription begins, which is after the message head if it begins now: who
+// comes back with it misses nothing.
+func (l *loop) subscribed(to []byte, start *Start, head uint64, sub *subscription, complete bool, ref json.RawMessage) []byte {
+	id := encode.ID{Epoch: l.store.Epoch(), Seq: head}
+	if start.From.How != msglog.Now || sub.behind(l) {
+		id.Seq = l.cursorOf(sub.c, sub) // it has not been sent all that there is
 	}
-	switch {
-	case e == encode.JSON:
-		return appendReply(to, "subscribed", ref, start.Channel, fmt.Sprintf(`,"id":"%s","complete":%t`, id, complete))
-	case !complete:
-		return append(to, "event: incomplete\ndata: "+start.Channel+"\n\n"...)
-	}
-	return to
+	return appendReply(to, "subscribed", ref, start.Channel, fmt.Sprintf(`,"id":"%s","complete":%t`, id, complete))
 }
 
 func (l *loop) commandHistory(c *client, m *command, to []byte) []byte {

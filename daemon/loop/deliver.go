@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wscast/daemon/encode"
+	"wscast/daemon/failpoint"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
 )
@@ -44,9 +45,11 @@ func (l *loop) deliver(subs *subscribers) {
 			continue
 		}
 		n, errno := l.sendRun(c)
+		failpoint.Pass("deliver.sent")
 		if n == l.run.Bytes && !l.run.More {
 			c.cursor, c.base, c.told = l.run.Last, c.base+uint64(n), l.tick
 			l.stand(c)
+			failpoint.Pass("deliver.stood")
 			l.count.Deliveries += uint64(l.run.Messages)
 			l.count.Sent += uint64(n)
 			continue
@@ -150,6 +153,7 @@ func (l *loop) flush(c *client) {
 	for c.pending != nil && c.off == 0 {
 		p := c.pending
 		l.note(c)
+		failpoint.Pass("say.noted")
 		what := &p.rest
 		if len(p.rest) == 0 {
 			what = &p.bytes
@@ -158,6 +162,7 @@ func (l *loop) flush(c *client) {
 			c.record.Writing()
 		}
 		n, errno := l.sys.send(int(c.fd), *what)
+		failpoint.Pass("say.sent")
 		if errno != 0 && errno != unix.EAGAIN {
 			l.failed(c, "send", errno)
 			return

@@ -17,6 +17,19 @@
 //  5. When the edge of the log has moved, clients that still need what is below it are slow (sweep): they are closed
 //     with 1013 or skip ahead, and the loop lets the log go on.
 //
+// # Sessions
+//
+// A client that is more than one channel of raw frames has a session: how it reads messages (package encode), its
+// subscriptions, each with a cursor, and what it is allowed to do. Its way is the same, from step 2 on: the loop goes
+// through the subscriptions of the channel (deliverFeeds), turns each client to the subscription that has the oldest
+// message for it (choose), and encodes what is to be sent once for all that stand at the same place (encodeRun). A
+// message that is half out is encoded once more for its rest: the same bytes come of it, in the next process as well.
+// The session of a client lies in extensions of its record.
+//
+// What such a client asks for is carried out, and its answer is where an heir finds it, before the command is taken from
+// the socket (command.go). What clients publish is appended by a goroutine of its own, because a loop must not wait for
+// room in the log that it has to make itself (upstream.go).
+//
 // What clients send is dealt with in the same turns, and in portions (patience, turnful): a flood from some delays a
 // delivery to others by one portion of each.
 //

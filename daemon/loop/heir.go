@@ -338,6 +338,7 @@ func (g *Loops) Suspend() {
 		for _, block := range l.slab.blocks {
 			for i := range block {
 				if c := &block[i]; c.fd >= 0 {
+					failpoint.Pass("suspend.closing")
 					_ = l.sys.close(int(c.fd)) // and nothing else: it stays open where it is parked
 				}
 			}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 )
 
@@ -132,7 +133,9 @@ func (l *loop) leaveRest(c *client, used, n int) {
 	case c.flags&held == 0:
 		c.received += uint64(used)
 		l.stand(c) // first: an heir reads what has been done with but not read
+		failpoint.Pass("input.noted")
 		l.consume(c, used)
+		failpoint.Pass("input.consumed")
 		if used < n {
 			c.flags |= partial
 		}

@@ -103,6 +103,10 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 		l.enrol(c, ch, cursor)
 		return nil, 0, nil
 	}
+	head := encode.ID{Epoch: l.store.Epoch(), Seq: l.store.Head()}
+	if !s.encoding.WebSocket() && a.Channels[0].From.How == msglog.Now {
+		more = encode.AppendPosition(more, head) // who is cut off before the first event comes back with it
+	}
 	for i := range a.Channels {
 		start := &a.Channels[i]
 		sub, complete, err := l.subscribe(c, start, len(a.Channels) > 1 || s.encoding == encode.JSON)
@@ -112,7 +116,11 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 			}
 			return nil, http.StatusServiceUnavailable, err
 		}
-		more = l.subscribed(more, s.encoding, start, sub, complete, nil)
+		if s.encoding == encode.JSON {
+			more = l.subscribed(more, start, head.Seq, sub, complete, nil)
+		} else if !complete {
+			more = encode.AppendIncomplete(more, start.Channel)
+		}
 	}
 	if s.subs != nil && s.subs[0].room == nil {
 		l.turnTo(c, s.subs[0]) // it is the record's channel

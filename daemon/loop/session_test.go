@@ -129,6 +129,7 @@ func TestSessionKilledAtEveryCall(t *testing.T) {
 			c := d.tcp(4096)
 			c.send(request("events=news"))
 			c.expect(upgraded)
+			c.expectPosition()
 			d.publish("news", "one\ntwo")
 			big := strings.Repeat("x", 30_000)
 			d.publish("news", big)
@@ -141,6 +142,7 @@ func TestSessionKilledAtEveryCall(t *testing.T) {
 			c := d.tcp(4096)
 			c.send(request("json-events=a,b"))
 			c.expect(upgraded)
+			c.expectPosition()
 			for i := range 4 {
 				d.publish(string("ab"[i%2]), strings.Repeat(fmt.Sprint(i), 10_000*(i%3)))
 			}
@@ -170,6 +172,18 @@ func (w *wire) event() (id, fields string) {
 		return m[1], event[len(m[0]):]
 	}
 	return "", event
+}
+
+// expectPosition reads an id without an event.
+func (w *wire) expectPosition() {
+	w.Helper()
+	var b strings.Builder
+	for !strings.HasSuffix(b.String(), "\n\n") {
+		b.Write(w.read(1))
+	}
+	if !idLine.MatchString(b.String()) || strings.Count(b.String(), "\n") != 2 {
+		w.Fatalf("%q", b.String())
+	}
 }
 
 func (w *wire) expectEvents(events ...string) (ids []string) {

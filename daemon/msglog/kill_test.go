@@ -28,8 +28,8 @@ func publish() {
 	for {
 		seq := l.Head() + 1
 		message = content(message, seq, 5000)
-		if _, err := l.Append(channelOf(seq), message, frame.Binary); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+		if _, again, err := l.Put(channelOf(seq), message, fmt.Append(nil, seq), frame.Binary); again || err != nil {
+			fmt.Fprintln(os.Stderr, seq, again, err)
 			os.Exit(1)
 		}
 		if rand.IntN(16) == 0 {
@@ -165,10 +165,16 @@ func killed(t *testing.T, l *Log, rounds int, recover func(*os.File) *Log) {
 			}{channel: string(channelOf(seq)), op: frame.Binary}
 			if seq >= tail {
 				one.message = content(nil, seq, 5000)
+				if !l.hasLocked(hashID(channelOf(seq), fmt.Append(nil, seq))) {
+					t.Fatalf("round %d: message %d has lost its id", round, seq)
+				}
 			}
 			p = append(p, one)
 		}
 		p.check(t, l, tail)
+		if n := l.Head() + 1 - tail; uint64(len(l.once)) != n && l.Head() > 0 {
+			t.Errorf("round %d: %d messages have %d ids", round, n, len(l.once))
+		}
 	}
 	shut(t, l)
 	t.Logf("killed %d times between head and link", unlinked)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 )
 
@@ -258,6 +259,7 @@ func (l *Log) Put(channel, message, id []byte, op frame.Opcode) (clients int, ag
 	seq := l.m.head.head.Load() + 1
 	b := l.m.bytes(l.pos, size)
 	copy(b[frame.PutHeader(b, op, len(message)):], message)
+	failpoint.Pass("append.framed")
 	e := l.m.entry(seq)
 	e.seq, e.pos, e.size, e.channel, e.time = seq, l.pos, uint32(size), ch.id, now
 	e.prev = ch.last.Load()
@@ -267,12 +269,15 @@ func (l *Log) Put(channel, message, id []byte, op frame.Opcode) (clients int, ag
 		e.sum = l.m.sum(e)
 	}
 	l.rememberLocked(once)
+	failpoint.Pass("append.entered")
 	l.m.head.head.Store(seq) // from here on the message exists, with its id
+	failpoint.Pass("append.head")
 	l.pos += size
 	l.messages++
 	l.bytes += uint64(len(message))
 
 	l.linkLocked(ch, seq)
+	failpoint.Pass("append.linked")
 	for readers := ch.readers; readers != 0; readers &= readers - 1 {
 		if r := l.readerOf(readers); r.tell(ch) {
 			l.untold.Or(r.bit)
@@ -368,6 +373,7 @@ func (l *Log) evictLocked(tail uint64) {
 	ch.kept--
 	l.forgetIDLocked(e.once)
 	l.m.head.tail.Add(1) // not Store: see Follower.TryNext
+	failpoint.Pass("append.evicted")
 	l.forgetLocked(ch)
 }
 

@@ -42,6 +42,9 @@
 // (tcpi_bytes_acked + SIOCOUTQ) and read from it (tcpi_bytes_received − SIOCINQ). Together they say to the byte where a process was killed, also in the
 // middle of a write.
 //
+// A client that is more than one channel of raw frames has more to be known than fits into a record: it is continued by extensions, which lie in
+// the same table (extension.go).
+//
 // # The handover
 //
 // Connections of publishers are not parked while they are used: what has been read from them, and not answered, is nowhere

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/failpoint"
 )
 
 // Store is systemd's file descriptor store of this service (sd_notify(3), FileDescriptorStoreMax=). What is in it comes back
@@ -117,6 +119,7 @@ func (s *Store) Probe(patience time.Duration) (kept bool, err error) {
 		err = s.Push(ProbeName, p[1])
 	}
 	unix.Close(p[1])
+	failpoint.Pass("probe.pushed")
 	if err == nil {
 		err = s.Barrier(patience)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/failpoint"
 )
 
 // Handed is a connection that one process leaves to the next, with a state that says where it stands.
@@ -62,13 +64,20 @@ func Hand(keeper Keeper, handed []Handed) (left int, err error) {
 		if _, err = file.Write(b); err != nil {
 			break
 		}
+		failpoint.Pass("hand.written")
 		if err = unix.Sendmsg(p[0], make([]byte, n*parkedSize), unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
 			break
 		}
 		done += n
 	}
+	failpoint.Pass("hand.sent")
 	// What was sent has its states in front of the rest.
-	err = errors.Join(err, keeper.Push(handedStates, states), keeper.Push(handedTx, p[0]), keeper.Push(handedRx, p[1]))
+	err = errors.Join(err, keeper.Push(handedStates, states))
+	failpoint.Pass("hand.one")
+	err = errors.Join(err, keeper.Push(handedTx, p[0]))
+	failpoint.Pass("hand.two")
+	err = errors.Join(err, keeper.Push(handedRx, p[1]))
+	failpoint.Pass("hand.three")
 	return len(handed) - done, err
 }
 
@@ -80,6 +89,7 @@ func Received(keeper Keeper, stored []*os.File) (handed []Handed, err error) {
 	for _, f := range stored {
 		defer f.Close()
 		err = errors.Join(err, keeper.Remove(f.Name()))
+		failpoint.Pass("hand.received")
 		switch f.Name() {
 		case handedStates:
 			states = f

@@ -104,6 +104,7 @@ func (l *Lot) newSegment(tail bool) (*segment, error) {
 	}
 	s := &segment{id: l.next, tail: tail, tx: p[0], rx: p[1]}
 	l.next++
+	failpoint.Pass("store.none")
 	// Both ends: with one of them closed, the queue is thrown away.
 	err = l.keeper.Push(s.name("tx"), s.tx)
 	failpoint.Pass("store.one")

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/failpoint"
 )
 
 // layoutVersion changes with every change of tableHeader, Record or Place.
@@ -201,6 +203,7 @@ func (t *Table) Take(cookie uint64) (slot uint32, r *Record, err error) {
 	r.which.Store(0)
 	r.kind = 0
 	r.more.Store(0)
+	failpoint.Pass("record.taken")
 	r.state.Store(Opening)
 	return slot, r, nil
 }
@@ -249,6 +252,7 @@ func (t *Table) forget(found []Found) {
 		if s := t.recs[slot].state.Load(); s != Free && s != extended && !there[slot] {
 			t.recs[slot].more.Store(0) // what it was continued by is found below
 			t.Give(slot)
+			failpoint.Pass("recover.forgotten")
 		}
 	}
 	marks := make(map[uint32]bool)

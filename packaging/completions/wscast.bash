@@ -26,12 +26,12 @@ _wscast()
             local i
             for ((i = 2; i < COMP_CWORD; i++)); do
                 case ${COMP_WORDS[i]} in
-                    --socket) ((i++)) ;;
+                    --socket|--id) ((i++)) ;;
                     -*) ;;
                     *) return ;;
                 esac
             done
-            flags='--socket --lines --help' ;;
+            flags='--socket --lines --id --help' ;;
         subscribe) flags='--socket --pattern --help' ;;
         listen) flags='--origin --help' ;;
         status) flags='--socket --json --help' ;;

@@ -14,6 +14,7 @@ complete -c wscast -l help -d 'explain the command'
 
 complete -c wscast -n '__fish_seen_subcommand_from publish subscribe status doctor' -l socket -r -F -d 'the publish socket of wscastd'
 complete -c wscast -n '__fish_seen_subcommand_from publish' -l lines -d 'publish each line of standard input as a message'
+complete -c wscast -n '__fish_seen_subcommand_from publish' -l id -x -d 'publish nothing if the log has a message with this id'
 complete -c wscast -n '__fish_seen_subcommand_from subscribe' -l pattern -d 'the arguments are patterns of channels'
 complete -c wscast -n '__fish_seen_subcommand_from listen' -l origin -x -d 'send this Origin'
 complete -c wscast -n '__fish_seen_subcommand_from status' -l json -d 'print a JSON object'

@@ -30,6 +30,7 @@ case $command in
         # Flags stand only before the channel: -A ends them at the first argument.
         _arguments -A '-*' $socket $help \
             '--lines[publish each line of standard input as a message]' \
+            '--id[publish nothing if the log has a message with this id]:id: ' \
             '1:channel: ' '2:message: ' ;;
     subscribe)
         _arguments $socket $help \

@@ -1,6 +1,6 @@
 # Becomes a container. Run in a mount namespace of its own, which takes all mounts with it.
 # $1 directory to work in, $2 lower directories of the overlay, $3 name of the machine, $4 a further option of systemd-nspawn or nothing,
-# rest: units to enable
+# rest: units to enable. $DISK: where the files of the machine itself are kept, for the next boot; otherwise in memory.
 set -eu
 umask 022
 dir=$1 lower=$2 name=$3 option=$4
@@ -8,8 +8,9 @@ shift 4
 # systemd-nspawn keeps a directory of each container in /run and never removes it.
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs "$dir"
-mkdir "$dir/upper" "$dir/work" "$dir/root"
-mount -t overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" overlay "$dir/root"
+disk=${DISK:-$dir}
+mkdir -p "$disk/upper" "$disk/work" "$dir/root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" overlay "$dir/root"
 # As a package does after it is unpacked.
 chroot "$dir/root" systemd-sysusers
 [ $# = 0 ] || chroot "$dir/root" systemctl --quiet enable "$@"

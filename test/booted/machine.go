@@ -41,7 +41,9 @@ type Machine struct {
 	enabled []string
 	race    bool
 	bare    bool   // see Bare
+	nginx   bool   // see WithNginx
 	network string // an option of systemd-nspawn
+	disk    string // see Disk
 	port    int
 
 	cgroup  *cgroup
@@ -118,8 +120,9 @@ func (m *Machine) boot() {
 	if m.cgroup, err = makeCgroup(m.name); err != nil {
 		m.t.Fatal(err)
 	}
+	group := m.cgroup
 	m.t.Cleanup(func() {
-		if err := m.cgroup.remove(); err != nil {
+		if err := group.remove(); err != nil {
 			m.t.Error(err)
 		}
 	})
@@ -135,20 +138,23 @@ func (m *Machine) boot() {
 		}
 		lower = []string{m.files, race, layers.install, layers.root}
 	}
-	if m.bare {
+	if m.bare || m.nginx {
 		root, err := layers.bare()
 		if err != nil {
 			m.t.Fatal(err)
 		}
 		lower = []string{m.files, root}
+		if m.nginx {
+			lower = []string{m.files, layers.install, root}
+		}
 	}
 	work := filepath.Join(m.dir, "overlay")
-	if err := os.Mkdir(work, 0o700); err != nil {
+	if err := os.MkdirAll(work, 0o700); err != nil {
 		m.t.Fatal(err)
 	}
 	m.nspawn = exec.Command("unshare", append([]string{"--mount", "--propagation=private", "sh", "-c", bootScript, "boot",
 		work, strings.Join(lower, ":"), m.name, m.network}, m.enabled...)...)
-	m.nspawn.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(m.dir, "notify"))
+	m.nspawn.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(m.dir, "notify"), "DISK="+m.disk)
 	m.nspawn.Stdout, m.nspawn.Stderr = m.console, m.console
 	m.nspawn.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true, Pdeathsig: syscall.SIGTERM, // see boot.sh
@@ -205,6 +211,11 @@ func (m *Machine) awaitReady(notify *net.UnixConn) error {
 
 // end stops wscast as a shutdown does, judges it, and ends the container.
 func (m *Machine) end() {
+	select {
+	case <-m.ended: // it was powered off, or is that of an earlier boot
+		return
+	default:
+	}
 	if m.leader != 0 {
 		if code, out := m.Try("systemctl", "stop", "wscast.service", "wscast.socket", "wscast-publish.socket"); code != 0 && !(m.bare && code == notThere) {
 			m.t.Errorf("systemctl stop: code %d\n%s", code, out)

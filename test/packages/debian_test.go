@@ -22,6 +22,7 @@ const (
 
 // A site has wscast with an installation, a line and a reload; and what the package tests of Debian do on such a machine.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile(filepath.Join(harness.Repository(t), "README.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -63,6 +64,7 @@ func awaitClients(t *testing.T, m *booted.Machine, n int) {
 }
 
 func TestAutopkgtest(t *testing.T) {
+	t.Parallel()
 	file := build(t, "deb", first)
 	m := booted.Boot(t, booted.Bare(), booted.OwnNetwork())
 	do(t, m, append(debian.install, copyIn(t, m, file))...)
@@ -87,6 +89,7 @@ func TestAutopkgtest(t *testing.T) {
 
 // An installation whose port somebody has fails and says so. There are two ways out.
 func TestPortThatIsTaken(t *testing.T) {
+	t.Parallel()
 	file := build(t, "deb", first)
 	for _, way := range []string{"the port is free again", "another address"} {
 		t.Run(way, func(t *testing.T) {
@@ -122,6 +125,7 @@ func TestPortThatIsTaken(t *testing.T) {
 
 // The rpm starts nothing, so it is the administrator's command that fails.
 func TestPortThatIsTakenFromTheRpm(t *testing.T) {
+	t.Parallel()
 	file := build(t, "rpm", first)
 	m := booted.Boot(t, booted.Bare())
 	somebody, err := net.Listen("tcp", m.Address())

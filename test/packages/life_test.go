@@ -19,7 +19,8 @@ import (
 
 const (
 	clients = 1000
-	comers  = 20 // clients that come and go at a time
+	few     = 200 // clients for what is no upgrade
+	comers  = 20  // clients that come and go at a time
 )
 
 // system is how a kind of package is installed and removed: arguments, to which the path of a package, or the name of ours, is added.
@@ -159,8 +160,8 @@ func (p *publishers) stop() (count int, errs []error) {
 	return p.count, p.errs
 }
 
-// From the installation to the removal, with clients that stay over an upgrade, a downgrade and a crash while others come and go.
-func TestLifeUnderLoad(t *testing.T) {
+// From the installation to the removal, with clients that stay while others come and go.
+func TestLife(t *testing.T) {
 	for _, s := range []system{debian, redHat} {
 		t.Run(s.kind, func(t *testing.T) {
 			old, new := build(t, s.kind, first), build(t, s.kind, later)
@@ -171,56 +172,74 @@ func TestLifeUnderLoad(t *testing.T) {
 			s.installAndEnable(t, m, old)
 			unitsAreCleanAndClosed(t, m)
 			whoMayPublish(t, m)
-
-			c := crowd.Gather(t, "tcp", m.Address(), clients)
-			c.Publish(m.PublishSocket(), crowd.Flow{Publishers: 3, Size: 200, Window: 40})
-			c.Pass(comers, 5)
-			p := startPublishers(m)
-			stop := sync.OnceValues(p.stop)
-			defer stop()
-			c.AwaitMessages(20)
-			sockets := listening(m)
-
 			mine := "# What an administrator writes.\n[websocket]\nping = '20s'\n"
 			m.WriteConfig(mine)
-			do(t, m, append(s.upgrade, new)...)
-			c.AwaitMessages(20)
-			c.AwaitPassed(20)
-			expectVersion(t, m, later)
-			expectConfiguration(t, m, s, mine)
-
-			do(t, m, append(s.downgrade, old)...)
-			c.AwaitMessages(20)
-			m.KillMain("wscast.service", syscall.SIGKILL)
-			m.AwaitValue("wscast.service", "NRestarts", "1")
-			c.AwaitMessages(20)
-
-			count, errs := stop()
-			for _, err := range errs {
-				t.Error(err)
-			}
-			passed := c.Finish()
-			t.Logf("%d messages, %+v, %d publishers", c.Messages(), passed, count)
-			if c.Stayers() != clients {
-				t.Errorf("%d of %d clients are still there", c.Stayers(), clients)
-			}
-			// What is accepted and not parked when a process is killed ends with it, before it was answered. A package does not kill.
-			if passed.Reset > comers {
-				t.Errorf("%d connections ended without an answer, expected at most %d, of the kill", passed.Reset, comers)
-			}
-			if now := listening(m); now != sockets {
-				t.Errorf("the sockets were opened again: %q, and were %q", now, sockets)
-			}
-
-			c.Tolerate(1001)
-			do(t, m, append(s.remove, "wscast")...)
-			c.AwaitClosed(1001, clients)
-			for _, unit := range []string{"wscast.service", "wscast.socket", "wscast-publish.socket"} {
-				expectValue(t, m, unit, "ActiveState", "inactive")
-				expectValue(t, m, unit, "LoadState", "not-found")
-			}
+			t.Run("upgrade", func(t *testing.T) { s.upgradeUnderLoad(t, m, old, new, mine) })
+			t.Run("removal", func(t *testing.T) { s.removeUnderLoad(t, m) })
 			s.removed(t, m, files, mine)
+
+			s.installAndEnable(t, m, new)
+			harness.Dial(t, m.WebSocketURL("news")).Close(1000)
+			expectVersion(t, m, later)
 		})
+	}
+}
+
+// upgradeUnderLoad upgrades, and goes back: no client ends, no connection is refused or reset, and no command is left without an answer.
+func (s system) upgradeUnderLoad(t *testing.T, m *booted.Machine, old, new, mine string) {
+	c := crowd.Gather(t, "tcp", m.Address(), clients)
+	c.Publish(m.PublishSocket(), crowd.Flow{Publishers: 3, Size: 200, Window: 40})
+	c.Pass(comers, 5)
+	p := startPublishers(m)
+	stop := sync.OnceValues(p.stop)
+	defer stop()
+	c.AwaitMessages(20)
+	sockets := listening(m)
+
+	do(t, m, append(s.upgrade, new)...)
+	c.AwaitMessages(20)
+	c.AwaitPassed(20)
+	expectVersion(t, m, later)
+	expectConfiguration(t, m, s, mine)
+
+	do(t, m, append(s.downgrade, old)...)
+	c.AwaitMessages(20)
+	c.AwaitPassed(20)
+	count, errs := stop()
+	for _, err := range errs {
+		t.Error(err)
+	}
+	passed := c.Finish()
+	t.Logf("%d messages, %+v, %d publishers", c.Messages(), passed, count)
+	if c.Stayers() != clients {
+		t.Errorf("%d of %d clients are still there", c.Stayers(), clients)
+	}
+	if passed.Reset != 0 {
+		t.Errorf("%d connections ended without an answer", passed.Reset)
+	}
+	if now := listening(m); now != sockets {
+		t.Errorf("the sockets were opened again: %s, and were %s", now, sockets)
+	}
+	expectValue(t, m, "wscast.service", "NRestarts", "0")
+}
+
+// removeUnderLoad removes the package after a crash and a restart: that is when clients end, and they are told.
+func (s system) removeUnderLoad(t *testing.T, m *booted.Machine) {
+	c := crowd.Gather(t, "tcp", m.Address(), few)
+	c.Publish(m.PublishSocket(), crowd.Flow{Publishers: 2, Size: 200, Window: 20})
+	c.AwaitMessages(20)
+	m.KillMain("wscast.service", syscall.SIGKILL)
+	m.AwaitValue("wscast.service", "NRestarts", "1")
+	c.AwaitMessages(20)
+	m.Systemctl("restart", "wscast.service")
+	c.AwaitMessages(20)
+	c.Finish()
+	c.Tolerate(1001)
+	do(t, m, append(s.remove, "wscast")...)
+	c.AwaitClosed(1001, few)
+	for _, unit := range []string{"wscast.service", "wscast.socket", "wscast-publish.socket"} {
+		expectValue(t, m, unit, "ActiveState", "inactive")
+		expectValue(t, m, unit, "LoadState", "not-found")
 	}
 }
 
@@ -260,7 +279,7 @@ func expectConfiguration(t *testing.T, m *booted.Machine, s system, mine string)
 	}
 }
 
-// removed judges what is left, installs the package once more, and removes that.
+// removed judges what is left, on Debian after a purge.
 func (s system) removed(t *testing.T, m *booted.Machine, files []string, mine string) {
 	t.Helper()
 	expectLeft := func(want ...string) {
@@ -282,6 +301,9 @@ func (s system) removed(t *testing.T, m *booted.Machine, files []string, mine st
 			t.Errorf("after the removal %s: %v: %q", toml, err, text)
 		}
 		do(t, m, append(apt("purge"), "wscast")...)
+		if code, _ := m.Try("test", "-e", "/run/wscast"); code == 0 {
+			t.Error("/run/wscast is left after a purge")
+		}
 		expectLeft()
 	case "rpm":
 		text, err := os.ReadFile(m.Path(toml + ".rpmsave"))
@@ -290,9 +312,6 @@ func (s system) removed(t *testing.T, m *booted.Machine, files []string, mine st
 		}
 		expectLeft(toml+".rpmnew", toml+".rpmsave")
 	}
-	s.installAndEnable(t, m, "/run/"+filepath.Base(build(t, s.kind, later)))
-	harness.Dial(t, m.WebSocketURL("news")).Close(1000)
-	expectVersion(t, m, later)
 }
 
 func unitsAreCleanAndClosed(t *testing.T, m *booted.Machine) {
