@@ -199,7 +199,7 @@ func flagsOfDaemon(t *testing.T, m manual) {
 }
 
 func flagsOfTool(t *testing.T, m manual) {
-	page := m.pages["wscast.1"]
+	page := strings.ReplaceAll(m.pages["wscast.1"], "\\\n", "") // lines that are continued
 	commands := append(all(`^  (\w+) `, m.run(t, "bin/wscast", "help")), "help")
 	same(t, "commands", slices.Clone(commands), all(`^\.It Cm (\w+)`, page))
 	for _, command := range commands {

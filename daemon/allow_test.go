@@ -107,7 +107,9 @@ func TestRulesAreReloaded(t *testing.T) {
 	refused("news")
 
 	// Nobody is left out by a bad file.
-	r.reloadWith(notReloaded, r.changed(func(c *Config) { c.Publish.Allow = []AllowConfig{{Users: []string{"no-such-user"}, Publish: []string{"*"}}} }))
+	r.reloadWith(notReloaded, r.changed(func(c *Config) {
+		c.Publish.Allow = []AllowConfig{{Users: []string{"no-such-user"}, Publish: []string{"*"}}}
+	}))
 	refused("news")
 
 	r.reloadWith(reloaded, r.changed(func(c *Config) { c.Publish.Allow = own("*", "") }))

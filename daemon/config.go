@@ -46,6 +46,7 @@ type WebSocketConfig struct {
 	HandshakeTimeout Duration `toml:"handshake_timeout"`
 	CloseTimeout     Duration `toml:"close_timeout"`
 	MaxMessage       Size     `toml:"max_message"`
+	Compression      bool     `toml:"compression"`
 	MaxSubscriptions int      `toml:"max_subscriptions"`
 	UpstreamRate     int      `toml:"upstream_rate"`
 	Slow             string   `toml:"slow"`

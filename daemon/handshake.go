@@ -47,6 +47,7 @@ type handshakeSettings struct {
 	welcome  []byte   // the same for the subprotocol
 	site     web.Site
 
+	compression   bool
 	subscriptions int                         // of one connection
 	upstream      func(channel string) string // Config.upstream
 }
@@ -61,7 +62,7 @@ func (h *handshaker) configure(c *Config) {
 		s.greeting = append(frame.AppendHeader(nil, frame.Text, len(g)), g...)
 		s.greeted = encode.AppendEventText(nil, []byte(strings.ReplaceAll(g, "\r", "")))
 	}
-	s.upstream = c.upstream
+	s.upstream, s.compression = c.upstream, c.WebSocket.Compression
 	s.subscriptions = c.WebSocket.MaxSubscriptions
 	welcome := encode.AppendString([]byte(`{"reply":"welcome","greeting":`), []byte(c.WebSocket.Greeting))
 	welcome = fmt.Appendf(welcome, `,"ping":%d,"max_subscriptions":%d}`, time.Duration(c.WebSocket.Ping).Milliseconds(), s.subscriptions)
@@ -89,7 +90,7 @@ func (h *handshaker) Handshake(head []byte) loop.Admission {
 	a, refused := h.judge(s, r)
 	if refused == nil {
 		if a.Encoding.WebSocket() {
-			a.Answer, refused = h.upgrade(s, u, r, a.Encoding)
+			a.Answer, refused = h.upgrade(s, u, r, &a)
 		} else {
 			a.Answer = h.stream(s, r, a.Encoding)
 		}
@@ -105,10 +106,14 @@ func (h *handshaker) Handshake(head []byte) loop.Admission {
 }
 
 // upgrade answers an opening handshake that was found to be good (RFC 6455 section 4.2.2).
-func (h *handshaker) upgrade(s *handshakeSettings, u *upgrade, r *http.Request, e encode.Encoding) (answer, refused []byte) {
+func (h *handshaker) upgrade(s *handshakeSettings, u *upgrade, r *http.Request, a *loop.Admission) (answer, refused []byte) {
 	upgrader := websocket.Upgrader{CheckOrigin: accept, Error: u.fail}
+	if s.compression && offersDeflate(r) {
+		upgrader.EnableCompression = true // without context takeover in both directions
+		a.Encoding |= encode.Deflate
+	}
 	greeting := s.greeting
-	if e == encode.JSON {
+	if a.Encoding.Plain() == encode.JSON {
 		upgrader.Subprotocols = []string{Subprotocol}
 		greeting = s.welcome
 	}
@@ -116,6 +121,20 @@ func (h *handshaker) upgrade(s *handshakeSettings, u *upgrade, r *http.Request, 
 		return nil, u.refused(err)
 	}
 	return append(bytes.Clone(u.answer), greeting...), nil
+}
+
+// offersDeflate tells whether a client offers permessage-deflate in a form that needs no particular answer: one that limits the window of the
+// server has to be answered with the limit (RFC 7692 section 7.1.2.1), which the Upgrader does not do.
+func offersDeflate(r *http.Request) bool {
+	for _, line := range r.Header["Sec-Websocket-Extensions"] {
+		for offer := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(offer, ";")
+			if strings.EqualFold(strings.TrimSpace(name), "permessage-deflate") {
+				return !strings.Contains(strings.ToLower(offer), "server_max_window_bits")
+			}
+		}
+	}
+	return false
 }
 
 // stream answers the request for an event stream, which ends with the connection. What a page of another origin may read is said to its

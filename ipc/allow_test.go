@@ -359,14 +359,16 @@ func TestDatagramWithoutSender(t *testing.T) {
 	log, lines := events()
 	l := newTestLog()
 	s := &Server{Broker: l, Log: log}
-	s.SetRules([]Rule{{UIDs: []uint32{uint32(os.Getuid()), nobody}, Publish: []string{"*"}}})
+	s.SetRules([]Rule{{UIDs: []uint32{0, uint32(os.Getuid()), nobody}, Publish: []string{"*"}}, {Everyone: true, Publish: []string{"public"}}})
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ours, theirs := unixConn(t, fds[0]), unixConn(t, fds[1])
-	if _, err := theirs.Write([]byte("news\nearly")); err != nil {
-		t.Fatal(err)
+	for _, datagram := range []string{"news\nearly", "public\nearly"} {
+		if _, err := theirs.Write([]byte(datagram)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	tail := l.Tail()
 	defer tail.Close()
@@ -376,8 +378,10 @@ func TestDatagramWithoutSender(t *testing.T) {
 	if _, err := theirs.Write([]byte("news\nlate")); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := tail.Next(func(string) bool { return true }); err != nil || string(m.Data) != "late" {
-		t.Errorf("got %q (%v)", m.Data, err)
+	for _, want := range []string{"public early", "news late"} {
+		if m, err := tail.Next(func(string) bool { return true }); err != nil || m.Channel+" "+string(m.Data) != want {
+			t.Errorf("got %q %q (%v), want %s", m.Channel, m.Data, err, want)
+		}
 	}
 	s.Close()
 	if err := <-served; err != nil {

@@ -29,7 +29,7 @@ const (
 //
 //  1. fill waits for input without holding a buffer, then reads all there is
 //  2. batch executes every whole command in it and gathers the answers in out
-//  3. flush writes them with one system call
+//  3. flush wakes those who wait for what was published, and writes the answers with one system call
 //
 // A connection that subscribes has a second goroutine, follow (subscribe.go), which writes messages. Each of the
 // two holds mu while it produces and writes output: so an answer never comes in the middle of a message, and a

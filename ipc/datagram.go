@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,13 +88,17 @@ func (s *Server) maySend(control, channel []byte) error {
 		return nil
 	}
 	sender, known := senderOf(control)
+	mine := rulesFor(*rules, sender.UID, func() []uint32 { return []uint32{sender.GID} })
 	if !known {
+		mine = slices.DeleteFunc(mine, func(r *Rule) bool { return !r.Everyone })
+	}
+	switch {
+	case publishAllowed(mine, channel):
+		return nil
+	case !known:
 		return errors.New("its sender is not known, and there are rules ([[publish.allow]]): set PassCredentials=yes in the socket unit")
 	}
-	if mine := rulesFor(*rules, sender.UID, func() []uint32 { return []uint32{sender.GID} }); !publishAllowed(mine, channel) {
-		return &deniedError{sender.UID, "publish on", string(channel)}
-	}
-	return nil
+	return &deniedError{sender.UID, "publish on", string(channel)}
 }
 
 // dropLog tells of the first datagram dropped, then of what has come together once a minute, as drops come, and

@@ -6,13 +6,18 @@
 // # Server
 //
 // A Server serves any number of listeners. Each connection has one goroutine, which reads what there is,
-// executes every whole command in it, and writes the answers with one system call (conn.go has the steps);
+// executes every whole command in it, wakes those who wait for what was published (Broker.Flush, once for
+// messages that came together), and writes the answers with one system call (conn.go has the steps);
 // a second goroutine only while the connection subscribes. A connection that waits for its next command
 // holds no buffer.
 //
 // Nothing is kept for a peer that does not read: its commands are not read any further, and after ReplyTimeout
-// it is closed. Input is bounded by the limits in request.go, and what is over them is dropped as it comes. So
-// no publisher can make the server grow, and none can hold up another one.
+// it is closed. Input is bounded by the limits in request.go, and what is over them is dropped as it comes; a command that
+// has begun has to become whole in time (due.go), and messages may be held to a rate (pace.go). So no publisher can make the
+// server grow, and none can hold up another one.
+//
+// Who can connect is up to the socket. What a peer may publish and subscribe to beyond that is up to rules (allow.go), by
+// the credentials that the kernel keeps with the connection: nothing of it has to be handed on at a restart.
 //
 // Locks: each connection's own (conn.mu) before any of the server's, and no two of the server's at a time. The
 // Broker is called with conn.mu held, which nobody but the connection's two goroutines ever takes.
@@ -28,5 +33,6 @@
 //
 // A Client publishes one message at a time (Publish), or a stream of them (PublishMany), or subscribes. An
 // answer means that the message is in the log; a publisher that has got none does not know, and may publish
-// again.
+// it twice if it publishes it again. With an id (PublishOnce) the message is in the log once, however often it is
+// published, and the Client connects and publishes again by itself.
 package ipc

@@ -45,7 +45,7 @@ an error.
 }
 
 // maxPlanned keeps arithmetic with --clients far from where it would overflow.
-const maxPlanned = 1 << 40
+const maxPlanned = 1 << 24
 
 // level is how bad a finding is, in ascending order.
 type level int

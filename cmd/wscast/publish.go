@@ -15,9 +15,9 @@ import (
 	"wscast/ipc"
 )
 
-// answerPatience is how long a message is published again while wscastd does not answer, as when it crashes and starts
+// publishPatience is how long a message is published again while wscastd does not answer, as when it crashes and starts
 // again. Tests change it.
-var answerPatience = 30 * time.Second
+var publishPatience = 30 * time.Second
 
 var publishCommand = command{
 	name:    "publish",
@@ -101,7 +101,7 @@ func publishOne(socket, channel string, message []byte, id string, out io.Writer
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), answerPatience, fmt.Errorf("%v are over", answerPatience))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), publishPatience, fmt.Errorf("%v are over", publishPatience))
 	defer cancel()
 	receivers, err := client.PublishOnce(ctx, channel, message, id)
 	if err != nil {

@@ -131,9 +131,9 @@ func TestPublishOverCrashes(t *testing.T) {
 	wscast(t, "", "publish", "--socket", d.crashing(t, 3), "default", "hello").expect(t, 0, "3\n")
 	d.expectMessages(t, "default", "hello")
 
-	patience := answerPatience
-	answerPatience = 50 * time.Millisecond
-	defer func() { answerPatience = patience }()
+	patience := publishPatience
+	publishPatience = 50 * time.Millisecond
+	defer func() { publishPatience = patience }()
 	r := wscast(t, "", "publish", "--socket", d.crashing(t, 1<<30), "default", "again")
 	r.expect(t, exitFailure, "", "wscastd closed the connection", "50ms are over", "hint: it is not known", "publish it again with --id ")
 	_, id, _ := strings.Cut(r.stderr, "--id ")

@@ -5,8 +5,18 @@
 // makes the very same bytes again, and goes on with the next of them. A change here that makes other bytes of the same
 // message has to change Version as well.
 //
-// The package keeps nothing and has no goroutines. It is used by every loop at the same time.
+// The package keeps nothing but an Encoder's buffers and has no goroutines. Each loop has an Encoder of its own.
 package encode
 
-// Version tells apart programs whose encoders make different bytes: what one has sent half of, another one cannot finish.
-const Version = 1
+import (
+	"hash/fnv"
+	"runtime"
+)
+
+// Version tells apart programs whose encoders may make different bytes: what one has sent half of, another one cannot finish. The compressor
+// comes with Go, which does not promise that the next version makes the same of a message.
+func Version() uint32 {
+	h := fnv.New32a()
+	h.Write([]byte("1 " + runtime.Version()))
+	return h.Sum32()
+}

@@ -20,13 +20,24 @@ const (
 	Events                     // a server-sent event with the message's own text
 	JSONEvents                 // a server-sent event with the envelope
 	encodings
+
+	// Deflate is added to Raw or JSON: messages are compressed where that makes them smaller (RFC 7692).
+	Deflate Encoding = 0x10
 )
 
 // Valid tells whether e is one of the encodings: what comes from memory that may be damaged need not be.
-func (e Encoding) Valid() bool { return e < encodings }
+func (e Encoding) Valid() bool {
+	return e.Plain() < encodings && (!e.Deflates() || e.Plain().WebSocket()) && e&^Deflate == e.Plain()
+}
+
+// Plain is the encoding without compression.
+func (e Encoding) Plain() Encoding { return e & 0xf }
+
+// Deflates tells whether messages are compressed.
+func (e Encoding) Deflates() bool { return e&Deflate != 0 }
 
 // WebSocket tells whether the client speaks RFC 6455; one that does not is an event stream and says nothing after its request.
-func (e Encoding) WebSocket() bool { return e <= JSON }
+func (e Encoding) WebSocket() bool { return e.Plain() <= JSON }
 
 // Message is what there is to encode.
 type Message struct {
@@ -37,11 +48,17 @@ type Message struct {
 	Data    []byte
 }
 
+// Encoder encodes for one goroutine. The zero value is ready for use.
+type Encoder struct {
+	deflater *deflater // made when it is needed: it takes some 600 KiB
+}
+
 // Append appends the encoded message to dst.
-func (e Encoding) Append(dst []byte, m *Message) []byte {
-	switch e {
+func (n *Encoder) Append(dst []byte, e Encoding, m *Message) []byte {
+	from := len(dst)
+	switch e.Plain() {
 	case JSON:
-		return appendFrame(dst, m)
+		dst = appendFrame(dst, m)
 	case Events:
 		return appendEvent(dst, m)
 	case JSONEvents:
@@ -49,10 +66,13 @@ func (e Encoding) Append(dst []byte, m *Message) []byte {
 		dst = append(dst, "data: "...)
 		dst = appendEnvelope(dst, m)
 		return append(dst, "\n\n"...)
+	default:
+		dst = append(frame.AppendHeader(dst, m.Op, len(m.Data)), m.Data...)
 	}
-	var header [frame.MaxHeader]byte
-	dst = append(dst, header[:frame.PutHeader(header[:], m.Op, len(m.Data))]...)
-	return append(dst, m.Data...)
+	if e.Deflates() {
+		dst = n.deflate(dst, from)
+	}
+	return dst
 }
 
 // appendFrame appends the envelope as a text frame. The header comes first and its size depends on that of the payload: room is

@@ -21,7 +21,8 @@ const (
 // The two bytes that every frame starts with (RFC 6455, 5.2).
 const (
 	finBit     = 0x80 // first byte: last fragment of the message
-	rsvBits    = 0x70 // first byte: for extensions; none is negotiated
+	rsvBits    = 0x70 // first byte: for extensions
+	rsv1Bit    = 0x40 // first byte: the message is compressed (RFC 7692, 6)
 	opcodeBits = 0x0F // first byte
 	maskBit    = 0x80 // second byte: a masking key follows the length
 	lengthBits = 0x7F // second byte: the length, or one of the two below
@@ -29,6 +30,12 @@ const (
 	length16 = 126 // the length is in the next 2 bytes, big-endian
 	length64 = 127 // the length is in the next 8 bytes, big-endian
 )
+
+// deflatedBit marks the opcode of a compressed message in a Parser's state.
+const deflatedBit = 0x40
+
+// SetDeflated marks a frame that PutHeader or AppendHeader has begun as a compressed message.
+func SetDeflated(frame []byte) { frame[0] |= rsv1Bit }
 
 const (
 	// MaxHeader is the size in bytes of the largest header of a frame to a client.

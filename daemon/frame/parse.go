@@ -24,8 +24,8 @@ type Parser struct {
 	// State is the whole Parser in one word, 0 between messages, so that it is kept in shared
 	// memory with one store, and a process killed at any instant leaves it old or new but never
 	// half. Next stores it once per data frame. From the lowest byte up: state of the UTF-8 decoder
-	// (0 in binary messages), opcode of the message in progress, then 6 bytes: its size so far in
-	// bytes.
+	// (0 in binary and compressed messages), opcode of the message in progress, with the bit
+	// deflatedBit if it is compressed, then 6 bytes: its size so far in bytes.
 	State uint64
 }
 
@@ -37,14 +37,17 @@ func inMessage(message Opcode, text textState, size uint64) uint64 {
 }
 
 func (p Parser) text() textState { return textState(p.State) }
-func (p Parser) message() Opcode { return Opcode(p.State >> 8) }
+func (p Parser) message() Opcode { return Opcode(p.State>>8) &^ deflatedBit }
+func (p Parser) deflated() bool  { return p.State>>8&deflatedBit != 0 }
 func (p Parser) size() uint64    { return p.State >> 16 }
 
 // Valid tells whether p is a state that Next can leave behind. Ask it of a Parser whose State comes
 // from memory that may be damaged: Next does not panic on an invalid one, but what it returns means
 // nothing.
 func (p Parser) Valid() bool {
-	switch p.message() {
+	switch Opcode(p.State >> 8) {
+	case Text | deflatedBit, Binary | deflatedBit:
+		return p.text() == textWhole
 	case Continuation:
 		return p.State == 0
 	case Text:
@@ -62,6 +65,10 @@ type Frame struct {
 	Fin     bool   // the message ends with this frame; always so for control frames
 	Message Opcode // Text or Binary: the message that a data frame is part of; 0 for control frames
 	Payload []byte // unmasked, a slice of the buffer given to Next
+
+	// Deflated: the message that a data frame is part of is compressed (RFC 7692, 6). Whether it is
+	// text has not been looked at then, and its size is the compressed one.
+	Deflated bool
 }
 
 var (
@@ -95,13 +102,22 @@ func errTooBig(limit uint64) *Error {
 // empty ones pass. It does not count control frames. The payload of a close frame has been checked:
 // ParseClose finds no error in it.
 func (p *Parser) Next(b []byte, limit int) (f Frame, n int, err *Error) {
-	h, err := p.header(b, uint64(min(max(limit, 0), maxLimit)))
+	return p.next(b, limit, false)
+}
+
+// NextDeflate is Next for a client with which permessage-deflate was agreed on (RFC 7692).
+func (p *Parser) NextDeflate(b []byte, limit int) (f Frame, n int, err *Error) {
+	return p.next(b, limit, true)
+}
+
+func (p *Parser) next(b []byte, limit int, deflate bool) (f Frame, n int, err *Error) {
+	h, err := p.header(b, uint64(min(max(limit, 0), maxLimit)), deflate)
 	if err != nil || h.size == 0 {
 		return Frame{}, 0, err
 	}
 	rest := b[h.size:]
 	if uint64(len(rest)) < h.length {
-		if h.message == Text && peekText(p.text(), rest, h.key) == textBad {
+		if h.message == Text && !h.deflated && peekText(p.text(), rest, h.key) == textBad {
 			return Frame{}, 0, errText
 		}
 		return Frame{}, 0, nil
@@ -116,7 +132,7 @@ func (p *Parser) Next(b []byte, limit int) (f Frame, n int, err *Error) {
 		}
 	case Continuation, Text, Binary:
 		text := textWhole
-		if h.message == Text {
+		if h.message == Text && !h.deflated {
 			switch text = p.text().advance(payload); {
 			case text == textBad:
 				return Frame{}, 0, errText
@@ -127,10 +143,14 @@ func (p *Parser) Next(b []byte, limit int) (f Frame, n int, err *Error) {
 		if h.fin {
 			p.State = 0
 		} else {
-			p.State = inMessage(h.message, text, p.size()+h.length)
+			message := h.message
+			if h.deflated {
+				message |= deflatedBit
+			}
+			p.State = inMessage(message, text, p.size()+h.length)
 		}
 	}
-	return Frame{Op: h.op, Fin: h.fin, Message: h.message, Payload: payload}, h.size + len(payload), nil
+	return Frame{Op: h.op, Fin: h.fin, Message: h.message, Payload: payload, Deflated: h.deflated}, h.size + len(payload), nil
 }
 
 // maxLimit is maxMessage where an int can hold it.
@@ -138,24 +158,27 @@ const maxLimit = min(maxMessage, math.MaxInt)
 
 // header is the header of a frame from a client. Size is 0 when it is incomplete.
 type header struct {
-	op      Opcode
-	fin     bool
-	message Opcode // of a data frame: what it is part of
-	size    int
-	length  uint64 // of the payload; at most the limit, or maxControl
-	key     uint32 // little-endian: its lowest byte masks the first byte of the payload
+	op       Opcode
+	fin      bool
+	message  Opcode // of a data frame: what it is part of
+	deflated bool
+	size     int
+	length   uint64 // of the payload; at most the limit, or maxControl
+	key      uint32 // little-endian: its lowest byte masks the first byte of the payload
 }
 
 // header parses and checks the header that b starts with, in the order of its bytes, as far as they
 // are there.
-func (p Parser) header(b []byte, limit uint64) (h header, err *Error) {
+func (p Parser) header(b []byte, limit uint64, deflate bool) (h header, err *Error) {
 	if len(b) == 0 {
 		return header{}, nil
 	}
 	h.op = Opcode(b[0] & opcodeBits)
 	h.fin = b[0]&finBit != 0
+	// Only the first frame of a message can say that it is compressed (RFC 7692, 6.1).
+	h.deflated = deflate && b[0]&rsvBits == rsv1Bit && (h.op == Text || h.op == Binary)
 	switch {
-	case b[0]&rsvBits != 0:
+	case b[0]&rsvBits != 0 && !h.deflated:
 		return header{}, errReservedBits
 	case !h.op.defined():
 		return header{}, errOpcode
@@ -167,6 +190,7 @@ func (p Parser) header(b []byte, limit uint64) (h header, err *Error) {
 		if h.message = p.message(); h.message == Continuation {
 			return header{}, errNoMessage
 		}
+		h.deflated = p.deflated()
 	default:
 		if h.message = h.op; p.message() != Continuation {
 			return header{}, errInMessage

@@ -66,7 +66,7 @@ const (
 	closing
 )
 
-type flags uint8
+type flags uint16
 
 const (
 	pinged    flags = 1 << iota // a ping is out that nothing has come back for
@@ -76,6 +76,7 @@ const (
 	partial                     // the beginning of a frame is in the socket
 	held                        // the beginning of a frame is in loop.held
 	awaited                     // closing: their close frame is to come
+	overflown                   // what is pending is in an extension of the record
 	uncounted                   // a Unix-domain socket, of which the kernel does not count the bytes
 )
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -68,7 +69,11 @@ func (l *loop) commands(c *client) {
 	parser, used, parsed, whole := c.in, 0, 0, 0
 	l.message = l.message[:0]
 	for parsed < n && bye == nil && message == nil && whole < commandsAtOnce {
-		f, size, err := parser.Next(l.scratch[parsed:n], l.config.MaxMessage)
+		next := parser.Next
+		if c.encoding().Deflates() {
+			next = parser.NextDeflate
+		}
+		f, size, err := next(l.scratch[parsed:n], l.config.MaxMessage)
 		if err != nil {
 			class, bye = closeFailed, err
 			break
@@ -85,7 +90,7 @@ func (l *loop) commands(c *client) {
 			code, _, _ := frame.ParseClose(f.Payload)
 			class, bye = closeNormal, &frame.Error{Code: code}
 			size = 0 // it stays in the socket until we have answered it: so an heir will
-		case f.Message == frame.Binary && c.fed():
+		case f.Message == frame.Binary && c.commanding():
 			class, bye = closeFailed, &frame.Error{Code: frame.CloseUnsupported, Reason: "commands are text messages"}
 		case f.Message != 0 && !f.Fin:
 			l.message = append(l.message, f.Payload...)
@@ -96,7 +101,13 @@ func (l *loop) commands(c *client) {
 				what = l.message
 			}
 			whole++
-			if !c.fed() {
+			if f.Deflated {
+				if what, bye = l.inflate(what, f.Message); bye != nil {
+					class = closeFailed
+					break
+				}
+			}
+			if !c.commanding() {
 				message, bye = l.spoken(c, what, f.Message)
 				class = closeFailed
 			} else {
@@ -141,6 +152,19 @@ func (l *loop) commands(c *client) {
 	if more {
 		l.later(c)
 	}
+}
+
+// inflate is a message of a client as it was.
+func (l *loop) inflate(what []byte, op frame.Opcode) ([]byte, *frame.Error) {
+	b, err := encode.Inflate(l.inflated[:0], what, l.config.MaxMessage)
+	switch {
+	case errors.Is(err, encode.ErrInflateBig):
+		return nil, &frame.Error{Code: frame.CloseTooBig, Reason: "message is larger than " + strconv.Itoa(l.config.MaxMessage) + " bytes: send smaller ones"}
+	case err != nil || op == frame.Text && !utf8.Valid(b):
+		return nil, &frame.Error{Code: frame.CloseInvalidData, Reason: "message cannot be uncompressed, or is no text then"}
+	}
+	l.inflated = b
+	return b, nil
 }
 
 // spoken is a message of a client of raw frames. Where nobody wants it it is dropped.

@@ -186,8 +186,8 @@ func (l *loop) flush(c *client) {
 		if p.left() == 0 {
 			c.pending = nil
 			c.base += uint64(p.out)
-			if c.session != nil && c.session.overflow {
-				c.session.overflow = false
+			if c.flags&overflown != 0 {
+				c.flags &^= overflown
 				defer l.keep.Table.Drop(c.slotted, survive.Overflow)
 			}
 			if c.state == open {

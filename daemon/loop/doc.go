@@ -7,8 +7,9 @@
 //
 // # A message's way
 //
-//  1. msglog.Log.Append has put the message in the log and calls Reader.tell for every loop with clients of the
-//     channel, which wakes the loop (loop.wake): no system call, the goroutine is made runnable.
+//  1. msglog.Log.Put has put the message in the log and noted the channel for every loop with clients of it (Reader.tell).
+//     Log.Flush wakes these loops (loop.wake), once for messages that came together: no system call, the goroutine is
+//     made runnable.
 //  2. The loop takes the channels with news (turn) and goes through their clients (deliver).
 //  3. Each client is sent, with one non-blocking write, all that lies between its cursor and the head of its channel
 //     (flush). Clients at the same cursor, the usual case, are sent the very same slices of the log.

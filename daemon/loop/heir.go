@@ -1,12 +1,14 @@
 package loop
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
 	"wscast/daemon/survive"
@@ -63,11 +65,11 @@ func (l *loop) note(c *client) {
 func (l *loop) fill(c *client) {
 	p := c.pending
 	all := p.out + p.left()
-	if c.session != nil && all > survive.MaxExtra && p.left() <= mostOverflow {
+	if all > survive.MaxExtra && p.left() <= mostOverflow {
 		b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+p.left()), uint32(p.out))
 		b = append(append(b, p.rest...), p.bytes...)
 		if err := l.keep.Table.Keep(c.slotted, survive.Overflow, b); err == nil {
-			c.session.overflow = true
+			c.flags |= overflown
 		}
 	}
 	known := p.noted - p.out // of what is to come
@@ -89,6 +91,7 @@ func (g *Loops) Adopt(found []survive.Found) {
 	// Those that have no channel yet come last: a channel that one of them makes takes a free number, and which ones are free is known only when
 	// all the others have theirs.
 	g.adopt(g.adopt(found, false), true)
+	g.keep.Table.SetEncoders(encode.Version())
 }
 
 func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Found) {
@@ -203,10 +206,14 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 		return errors.New("implausible record: the state of the parser")
 	}
 	if s.Extra != nil {
+		c.flags |= overflown // perhaps
 		c.pending = &pending{bytes: s.Extra, pong: -1, out: int(s.Over), noted: int(s.Over) + len(s.Extra)}
 	} else if s.Over > 0 {
-		if c.subs == nil {
+		switch {
+		case c.subs == nil:
 			return errors.New("implausible record: a message is half out, of no channel")
+		case c.fed() && l.keep.Table.Encoders() != encode.Version():
+			return errors.New("a message is half out that this version would encode in another way")
 		}
 		cursor, off, _ := l.advance(c, int(s.Over))
 		if off > 0 {
@@ -326,6 +333,24 @@ func (l *loop) lose(c *client, err error) {
 	l.count.Lost++
 	l.log.Warn("a client could not be taken over", "error", err)
 	l.drop(c, "not taken over")
+}
+
+// settle puts the rest of what a client of a session has half of where an heir finds it: that one may be of a version that would make other bytes of
+// the message.
+func (l *loop) settle(c *client) {
+	if !c.fed() || c.off == 0 {
+		return
+	}
+	seq, ok := l.reader.Next(c.subs.ch, c.cursor)
+	if !ok || seq == 0 {
+		return
+	}
+	rest := bytes.Clone(l.frameOf(c, seq)[c.off:])
+	if len(rest) > mostOverflow/2 {
+		return
+	}
+	c.cursor = seq
+	l.detach(c, rest)
 }
 
 // Suspend ends the loops and leaves all clients as they are, parked, for the next process. Nothing is written to them, and they are not closed.

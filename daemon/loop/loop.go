@@ -53,18 +53,20 @@ type loop struct {
 	served   uint64 // the log's edge before this turn took the news: what is below it has been delivered
 
 	// Room to work in, used again and again.
-	scratch []byte
-	events  [256]unix.EpollEvent
-	iovecs  [runSlices]unix.Iovec
-	news    []*msglog.Channel
-	arrived []newcomer
-	agains  []*client
-	run     run
-	encoded []byte // what run has, where it is not the log's own frames
-	whole   []byte // one message
-	message []byte // one command of several frames
-	writes  uint64
-	ready   int // events[:ready] are to be handled
+	scratch  []byte
+	events   [256]unix.EpollEvent
+	iovecs   [runSlices]unix.Iovec
+	news     []*msglog.Channel
+	arrived  []newcomer
+	agains   []*client
+	run      run
+	encoder  encode.Encoder
+	encoded  []byte // what run has, where it is not the log's own frames
+	whole    []byte // one message
+	message  []byte // of a client, of several frames
+	inflated []byte // of a client, uncompressed
+	writes   uint64
+	ready    int // events[:ready] are to be handled
 
 	asleep atomic.Bool // the goroutine waits, or is about to, and whoever has something for it must call wake
 	asked  atomic.Bool // to turn, by the watchdog
@@ -454,6 +456,7 @@ func (l *loop) ended() bool {
 			switch c := &block[i]; {
 			case c.fd < 0:
 			case l.ending.suspend: // see Suspend
+				l.settle(c)
 			default:
 				l.drop(c, "the daemon stops")
 			}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wscast/daemon/encode"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
 )
@@ -95,6 +96,9 @@ func newLoops(store *msglog.Log, keep survive.Keep, n int, host Handshaker, conf
 			return nil, err
 		}
 		g.loops = append(g.loops, l)
+	}
+	if keep.Table.Encoders() == 0 {
+		keep.Table.SetEncoders(encode.Version())
 	}
 	for _, l := range g.loops {
 		g.turning.Go(l.serve)

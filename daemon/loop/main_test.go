@@ -96,7 +96,8 @@ func (d *door) Handshake(head []byte) Admission {
 		a.Channels = []Start{{Channel: path}}
 		return a
 	}
-	a.Encoding = map[string]encode.Encoding{"raw": encode.Raw, "json": encode.JSON, "events": encode.Events, "json-events": encode.JSONEvents}[kind]
+	a.Encoding = map[string]encode.Encoding{"raw": encode.Raw, "json": encode.JSON, "events": encode.Events, "json-events": encode.JSONEvents,
+		"raw-deflate": encode.Raw | encode.Deflate, "json-deflate": encode.JSON | encode.Deflate}[kind]
 	channels, id, _ := strings.Cut(channels, "!")
 	for channel := range strings.SplitSeq(channels, ",") {
 		if channel != "" {

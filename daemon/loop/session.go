@@ -25,7 +25,6 @@ type session struct {
 	tokens   float64
 	refilled time.Time
 	unread   bool // input waits in the socket until the client has got what is there for it
-	overflow bool // the record has one
 }
 
 // subscription is one channel of a session.
@@ -64,6 +63,9 @@ func (c *client) expired(now time.Time) bool {
 	end := c.session.grant.Expires()
 	return !end.IsZero() && !now.Before(end)
 }
+
+// commanding tells whether what a client says are commands.
+func (c *client) commanding() bool { return c.encoding().Plain() == encode.JSON }
 
 // kindOf is what a record says of a session.
 func kindOf(s *session) uint32 {
@@ -109,16 +111,16 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 	}
 	for i := range a.Channels {
 		start := &a.Channels[i]
-		sub, complete, err := l.subscribe(c, start, len(a.Channels) > 1 || s.encoding == encode.JSON)
+		sub, complete, err := l.subscribe(c, start, len(a.Channels) > 1 || c.commanding())
 		if err != nil {
 			for _, sub := range s.subs {
 				l.unsubscribe(c, sub)
 			}
 			return nil, http.StatusServiceUnavailable, err
 		}
-		if s.encoding == encode.JSON {
+		if c.commanding() {
 			more = l.subscribed(more, start, head.Seq, sub, complete, nil)
-		} else if !complete {
+		} else if !complete && !s.encoding.WebSocket() {
 			more = encode.AppendIncomplete(more, start.Channel)
 		}
 	}
@@ -341,7 +343,7 @@ func (l *loop) encodeRun(c *client, before uint64, limit int) (ok bool) {
 
 func (l *loop) encode(to []byte, e encode.Encoding, ch *msglog.Channel, seq uint64) []byte {
 	m := l.reader.Message(ch, seq)
-	return e.Append(to, &encode.Message{
+	return l.encoder.Append(to, e, &encode.Message{
 		Channel: m.Channel, ID: encode.ID{Epoch: l.store.Epoch(), Seq: seq}, Time: m.Time, Op: m.Op, Data: m.Data,
 	})
 }

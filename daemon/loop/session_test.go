@@ -3,9 +3,11 @@ package loop
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"wscast/daemon/encode"
 	"wscast/daemon/frame"
@@ -124,6 +126,24 @@ func TestSessionKilledAtEveryCall(t *testing.T) {
 			c.hearData(want...)
 		})
 	})
+	t.Run("compressed", func(t *testing.T) {
+		killed(t, func(t *testing.T, d *dynasty) {
+			c := d.tcp(4096)
+			c.send(request("raw-deflate=news"))
+			c.expect(upgraded)
+			d.publish("news", "short")
+			c.expectText("short")
+			for i := range 3 {
+				message := noise(t, 20_000+i)
+				d.publish("news", message)
+				c.expectDeflated(message)
+			}
+			c.send(masked(pingOp, "ping"))
+			c.expectFrame(frame.Pong, "ping")
+			c.send(closeFrame(frame.CloseNormal, ""))
+			c.expectClose(frame.CloseNormal)
+		})
+	})
 	t.Run("an event stream", func(t *testing.T) {
 		killed(t, func(t *testing.T, d *dynasty) {
 			c := d.tcp(4096)
@@ -156,6 +176,31 @@ func TestSessionKilledAtEveryCall(t *testing.T) {
 			}
 		})
 	})
+}
+
+// noise is text that can be compressed a little.
+func noise(t *testing.T, n int) string {
+	r := rand.New(rand.NewPCG(uint64(n), 1))
+	var b strings.Builder
+	for b.Len() < n {
+		fmt.Fprintf(&b, "%x ", r.Uint64())
+	}
+	return b.String()
+}
+
+// expectDeflated reads a compressed message.
+func (w *wire) expectDeflated(want string) {
+	w.Helper()
+	_ = w.SetReadDeadline(time.Now().Add(patienceOfTests))
+	h := w.read(4) // of these sizes
+	if h[0] != 0xc1 || h[1] != 126 {
+		w.Fatalf("header % x", h)
+	}
+	payload := w.read(int(h[2])<<8 | int(h[3]))
+	got, err := encode.Inflate(nil, payload, len(want)+1)
+	if err != nil || string(got) != want {
+		w.Fatalf("%v: %d bytes, want %d", err, len(got), len(want))
+	}
 }
 
 var idLine = regexp.MustCompile(`^id: ([0-9a-f]{16}-[0-9]+)\n`)

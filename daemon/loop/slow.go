@@ -84,21 +84,26 @@ func (l *loop) overtake(c *client, edge uint64) {
 	l.slow(c, rest)
 }
 
+// detach makes the rest of what a client has half of pending, so that it does not depend on the log any more. The cursor is at that message already.
+func (l *loop) detach(c *client, rest []byte) {
+	if c.pending == nil {
+		c.pending = &pending{pong: -1}
+	}
+	// From the end of the last message on, all of the frame counts as pending, and off bytes of it are out.
+	c.pending.rest, c.pending.out, c.pending.noted, c.off = rest, int(c.off), int(c.off), 0
+	l.note(c)
+}
+
 // slow deals with a client for which the log has moved on; rest is what is to come of a frame that is half out.
 func (l *loop) slow(c *client, rest []byte) {
 	if rest != nil {
-		if c.pending == nil {
-			c.pending = &pending{pong: -1}
-		}
-		// From the end of the last message on, all of the frame counts as pending, and off bytes of it are out.
-		c.pending.rest, c.pending.out, c.pending.noted, c.off = rest, int(c.off), int(c.off), 0
-		l.note(c)
+		l.detach(c, rest)
 	}
 	if c.state == closing {
 		return
 	}
 	l.count.Slow++
-	if l.config.SkipSlow && !c.fed() { // who knows the ids comes back with the last one
+	if l.config.SkipSlow && c.encoding().Plain() == encode.Raw { // who knows the ids comes back with the last one
 		c.cursor = c.subs.ch.Last()
 		l.stand(c) // before anything is written that does not follow the old cursor
 		if c.block == 0 {

@@ -107,7 +107,7 @@ func (l *loop) posted(p *post) {
 	}
 	replies := p.replies
 	switch {
-	case !c.fed():
+	case !c.commanding():
 	case p.refusal != (Refusal{}):
 		replies = appendRefusal(replies, p.ref, p.refusal)
 	default:

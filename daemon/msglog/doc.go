@@ -26,6 +26,14 @@
 // see only what the head has covered; a process killed anywhere in between leaves a log in which Open finds every
 // message that was appended, and no trace of the one that was not.
 //
+// Append is Put, which leaves those who wait for news as they are, and Flush, which wakes them: who appends several
+// messages flushes once, so that a loop wakes to all of them and sends them in one go. The lists of news are complete
+// at any time; what Flush makes up for is the waking alone, and an appender that has to wait flushes before it does.
+//
+// A message can have an id of its publisher's choice. Its hash is in the entry, and so in the log in the same moment as the
+// message; Log.once, an index made anew by Open, has the hashes of the messages that are kept. Put refuses to append a second
+// message with an id that is there (once.go says how sure that is).
+//
 // # Reading
 //
 // A Reader stands for one event loop, and reads without a lock. It promises not to give out entries below its floor, and
@@ -40,11 +48,11 @@
 //
 // # Failure
 //
-// Append refuses what has no place and changes nothing then, except that room may have been made. Open refuses a damaged
+// Put refuses what has no place and changes nothing then, except that room may have been made. Open refuses a damaged
 // log as a whole; what is not checked (times, payloads) is not noticed. A reader that never comes round stops all publishers.
 //
 // # Locks
 //
-// Log.mu guards appending, the channels by name and id, and their counts of clients. Reader.mu guards the reader's list of
+// Log.mu guards appending, the ids, the channels by name and id, and their counts of clients. Reader.mu guards the reader's list of
 // channels with news, and is taken under Log.mu. Neither is held during a system call on a client's socket.
 package msglog

@@ -27,8 +27,9 @@ type tableHeader struct {
 	epoch  uint64 // of the log that cursors are about
 	nonce  uint64 // random, made with the table
 
-	used   atomic.Uint32 // no record at or above it was ever used
-	failed atomic.Uint32 // adoptions in a row that did not go well
+	used     atomic.Uint32 // no record at or above it was ever used
+	failed   atomic.Uint32 // adoptions in a row that did not go well
+	encoders atomic.Uint32 // see Encoders
 }
 
 // State of a record.
@@ -221,6 +222,12 @@ func (t *Table) Give(slot uint32) {
 
 // Epoch of the log that cursors are about.
 func (t *Table) Epoch() uint64 { return t.head.epoch }
+
+// Encoders is the version of those who have encoded what clients may have half of; 0: none has.
+func (t *Table) Encoders() uint32 { return t.head.encoders.Load() }
+
+// SetEncoders sets it, when all that an earlier one has encoded is either taken over or given up.
+func (t *Table) SetEncoders(version uint32) { t.head.encoders.Store(version) }
 
 // Nonce is the random number of this table. With it and a record's Cookie a connection is told apart from those of all times.
 func (t *Table) Nonce() uint64 { return t.head.nonce }
