@@ -20,18 +20,20 @@ import (
 // imports is which packages of this repository each of them may import. Everything points towards ipc and frame, which
 // import nothing. bench and test stand aside: they use the built programs.
 var imports = map[string][]string{
-	".":              {},
-	"cmd/wscastd":    {"daemon"},
-	"cmd/wscast":     {"ipc"},
-	"daemon":         {"daemon/loop", "daemon/survive", "daemon/msglog", "daemon/frame", "ipc", "web"},
-	"daemon/loop":    {"daemon/msglog", "daemon/frame", "daemon/survive"},
-	"daemon/survive": {},
-	"daemon/msglog":  {"daemon/frame"},
-	"daemon/frame":   {},
-	"ipc":            {},
-	"web":            {},
-	"bench":          {},
-	"bench/hub":      {},
+	".":                {},
+	"cmd/wscastd":      {"daemon"},
+	"cmd/wscast":       {"ipc", "token"},
+	"daemon":           {"daemon/loop", "daemon/survive", "daemon/msglog", "daemon/frame", "daemon/encode", "ipc", "token", "web", "daemon/failpoint"},
+	"daemon/loop":      {"daemon/msglog", "daemon/frame", "daemon/survive", "daemon/failpoint"},
+	"daemon/survive":   {"daemon/failpoint"},
+	"daemon/msglog":    {"daemon/frame", "daemon/failpoint"},
+	"daemon/frame":     {},
+	"daemon/failpoint": {},
+	"ipc":              {},
+	"token":            {},
+	"web":              {},
+	"bench":            {},
+	"bench/hub":        {},
 }
 
 // homes is where each dependency may be used, a directory or a file, so that it can be replaced in one place. Tests may use
@@ -39,7 +41,8 @@ var imports = map[string][]string{
 var homes = map[string][]string{
 	"github.com/coreos/go-systemd/v22": {"daemon"},
 	"github.com/BurntSushi/toml":       {"daemon/config.go"},
-	"github.com/gorilla/websocket":     {"daemon/handshake.go", "cmd/wscast", "bench"},
+	"github.com/golang-jwt/jwt/v5":     {"token"},
+	"github.com/gorilla/websocket":     {"daemon/handshake.go", "daemon/upgrade.go", "daemon/auth.go", "cmd/wscast", "bench"},
 	"golang.org/x/sys":                 {"daemon", "ipc", "cmd/wscast", "bench"},
 }
 

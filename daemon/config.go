@@ -29,6 +29,7 @@ import (
 // only, all others at a reload too.
 type Config struct {
 	WebSocket WebSocketConfig `toml:"websocket"`
+	Auth      AuthConfig      `toml:"auth"`
 	Publish   PublishConfig   `toml:"publish"`
 	Log       LogConfig       `toml:"log"`
 	Daemon    DaemonConfig    `toml:"daemon"`
@@ -50,6 +51,17 @@ type WebSocketConfig struct {
 	MaxSubscriptions int      `toml:"max_subscriptions"`
 	UpstreamRate     int      `toml:"upstream_rate"`
 	Slow             string   `toml:"slow"`
+}
+
+// AuthConfig is about who may connect.
+type AuthConfig struct {
+	Method         string   `toml:"method"`
+	Header         string   `toml:"header"`
+	ChannelsHeader string   `toml:"channels_header"`
+	PublishHeader  string   `toml:"publish_header"`
+	Proxies        []string `toml:"proxies"`
+	Key            string   `toml:"key"`
+	Cookie         string   `toml:"cookie"`
 }
 
 // PublishConfig is about publishers.
@@ -103,6 +115,7 @@ func Defaults() Config {
 			UpstreamRate:     10,
 			Slow:             slowClose,
 		},
+		Auth: AuthConfig{Method: authNone, Header: "X-Auth-User", Proxies: []string{"127.0.0.0/8", "::1"}},
 		Publish: PublishConfig{
 			Listen:          []string{DefaultPublishSocket},
 			Mode:            0o660,
@@ -256,6 +269,18 @@ func (c *Config) check() *ConfigError {
 		return bad("websocket.max_message", w.MaxMessage, "between 125 bytes and %s", Size(loop.MaxMessage))
 	case w.Slow != slowClose && w.Slow != slowSkip:
 		return bad("websocket.slow", w.Slow, "\"close\" or \"skip\"")
+	case !slices.Contains([]string{authNone, authHeader, authJWT}, c.Auth.Method):
+		return bad("auth.method", c.Auth.Method, "\"none\", \"header\" or \"jwt\"")
+	case c.Auth.Method == authHeader && !validHeader(c.Auth.Header):
+		return bad("auth.header", c.Auth.Header, "the name of a header that the proxy sets, such as \"X-Auth-User\"")
+	case c.Auth.ChannelsHeader != "" && !validHeader(c.Auth.ChannelsHeader):
+		return bad("auth.channels_header", c.Auth.ChannelsHeader, "the name of a header, or nothing")
+	case c.Auth.PublishHeader != "" && !validHeader(c.Auth.PublishHeader):
+		return bad("auth.publish_header", c.Auth.PublishHeader, "the name of a header, or nothing")
+	case c.Auth.Method == authJWT && c.Auth.Key == "":
+		return bad("auth.key", c.Auth.Key, "the file with the secret or the public key that tokens are checked with")
+	case c.Auth.Cookie != "" && !validHeader(c.Auth.Cookie):
+		return bad("auth.cookie", c.Auth.Cookie, "the name of a cookie, or nothing")
 	case len(p.Listen) == 0:
 		return bad("publish.listen", p.Listen, "name at least one path, such as %q", DefaultPublishSocket)
 	case p.MaxConnections < 1:

@@ -60,6 +60,10 @@ func New(o Options) (*Daemon, error) {
 	if _, publish := o.Sockets.Addresses(); len(publish) > 0 {
 		d.handshaker.publish = publish[0]
 	}
+	auth, bad := newAuth(&o.Config.Auth)
+	if bad != nil {
+		return nil, errors.Join(bad, o.Sockets.Close())
+	}
 	rules, bad := allowRules(o.Config.Publish.Allow)
 	if bad != nil {
 		return nil, errors.Join(bad, d.sockets.Close())
@@ -83,18 +87,18 @@ func New(o Options) (*Daemon, error) {
 		return nil, errors.Join(err, s.close(), d.sockets.Close())
 	}
 	d.rates.Store(&rates{at: time.Now()})
-	d.apply(&o.Config, rules)
+	d.apply(&o.Config, rules, auth)
 	return d, nil
 }
 
-// apply puts a configuration into force, with the rules of its publish.allow.
-func (d *Daemon) apply(c *Config, rules []ipc.Rule) {
+// apply puts a configuration into force, with the rules of its publish.allow and its auth.
+func (d *Daemon) apply(c *Config, rules []ipc.Rule, auth *auth) {
 	level, _ := level(c.Daemon.LogLevel) // check has
 	d.level.Set(level)
 	d.server.SetMaxMessage(int(c.Publish.MaxMessage))
 	d.server.SetPublishRate(c.Publish.Rate)
 	d.server.SetRules(rules)
-	d.handshaker.configure(c)
+	d.handshaker.configure(c, auth)
 	d.loops.Configure(c.loopConfig())
 	d.config.Store(c)
 }
@@ -198,12 +202,17 @@ func (d *Daemon) reloadNow() {
 		d.notReloaded(err)
 		return
 	}
+	auth, bad := newAuth(&c.Auth)
+	if bad != nil {
+		d.notReloaded(bad)
+		return
+	}
 	rules, bad := allowRules(c.Publish.Allow)
 	if bad != nil {
 		d.notReloaded(bad)
 		return
 	}
-	d.apply(&c, rules)
+	d.apply(&c, rules, auth)
 	d.log.Info("configuration reloaded")
 }
 

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -40,6 +39,7 @@ type handshaker struct {
 
 // handshakeSettings can change at a reload.
 type handshakeSettings struct {
+	auth     *auth
 	path     string
 	origins  []origin // none: the request's own host
 	greeting []byte   // a finished frame, or nothing
@@ -52,8 +52,8 @@ type handshakeSettings struct {
 	upstream      func(channel string) string // Config.upstream
 }
 
-func (h *handshaker) configure(c *Config) {
-	s := &handshakeSettings{path: c.WebSocket.Path, site: web.Site{PublishSocket: h.publish, WebSocketPath: c.WebSocket.Path}}
+func (h *handshaker) configure(c *Config, a *auth) {
+	s := &handshakeSettings{auth: a, path: c.WebSocket.Path, site: web.Site{PublishSocket: h.publish, WebSocketPath: c.WebSocket.Path}}
 	for _, text := range c.WebSocket.Origins {
 		o, _ := parseOrigin(text) // Config.check has
 		s.origins = append(s.origins, o)
@@ -74,7 +74,7 @@ func (h *handshaker) configure(c *Config) {
 const Subprotocol = "wscast.v1.json"
 
 // Handshake implements loop.Handshaker.
-func (h *handshaker) Handshake(head []byte) loop.Admission {
+func (h *handshaker) Handshake(head []byte, peer loop.Peer) loop.Admission {
 	u, _ := h.pool.Get().(*upgrade)
 	if u == nil {
 		u = newUpgrade()
@@ -88,6 +88,9 @@ func (h *handshaker) Handshake(head []byte) loop.Admission {
 		return loop.Admission{Answer: refusal(http.StatusBadRequest, "not a valid HTTP request")}
 	}
 	a, refused := h.judge(s, r)
+	if refused == nil {
+		refused = h.admit(s, r, peer, &a)
+	}
 	if refused == nil {
 		if a.Encoding.WebSocket() {
 			a.Answer, refused = h.upgrade(s, u, r, &a)
@@ -283,17 +286,31 @@ func invalidChannel(s *handshakeSettings) string {
 	return fmt.Sprintf("invalid channel: %s/CHANNEL has 1 to %d letters, digits and . _ - : /", s.path, ipc.MaxChannel)
 }
 
-// May implements loop.Handshaker.
-func (h *handshaker) May(_ loop.Grant, channel string) loop.Refusal {
-	if !ipc.ValidChannel(channel) {
-		return loop.Refusal{Code: "bad_channel", Sentence: fmt.Sprintf("a channel has 1 to %d letters, digits and . _ - : /", ipc.MaxChannel)}
+// admit finds out what the client may do, and whether that is what it asks for.
+func (h *handshaker) admit(s *handshakeSettings, r *http.Request, peer loop.Peer, a *loop.Admission) (refused []byte) {
+	g, refused := s.auth.admit(r, peer)
+	if refused != nil {
+		return refused
 	}
-	return loop.Refusal{}
+	if g != nil {
+		a.Grant = g
+	}
+	for i := range a.Channels {
+		if no := s.auth.may(a.Grant, maySubscribe, a.Channels[i].Channel); no != (loop.Refusal{}) {
+			return refusal(http.StatusForbidden, no.Sentence)
+		}
+	}
+	return nil
 }
 
-// Restore implements loop.Handshaker.
-func (h *handshaker) Restore([]byte) (loop.Grant, error) {
-	return nil, errors.New("no grants are given")
+var badChannel = loop.Refusal{Code: "bad_channel", Sentence: fmt.Sprintf("a channel has 1 to %d letters, digits and . _ - : /", ipc.MaxChannel)}
+
+// May implements loop.Handshaker.
+func (h *handshaker) May(g loop.Grant, channel string) loop.Refusal {
+	if !ipc.ValidChannel(channel) {
+		return badChannel
+	}
+	return h.settings.Load().auth.may(g, maySubscribe, channel)
 }
 
 // other answers what is no WebSocket: the demo page, or not found.

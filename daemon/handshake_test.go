@@ -21,7 +21,11 @@ func newHandshaker(change ...func(*Config)) *handshaker {
 		f(&c)
 	}
 	h := &handshaker{publish: "/run/wscast/publish.sock"}
-	h.configure(&c)
+	auth, bad := newAuth(&c.Auth)
+	if bad != nil {
+		panic(bad)
+	}
+	h.configure(&c, auth)
 	return h
 }
 
@@ -472,7 +476,7 @@ func BenchmarkHandshake(b *testing.B) {
 
 // shake is a handshake of a client of one channel.
 func shake(h *handshaker, head []byte) (answer []byte, channel string) {
-	a := h.Handshake(head)
+	a := h.Handshake(head, -1)
 	if a.Open && len(a.Channels) == 1 {
 		channel = a.Channels[0].Channel
 	}

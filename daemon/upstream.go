@@ -24,13 +24,14 @@ const (
 
 // MayPublish implements loop.Handshaker.
 func (h *handshaker) MayPublish(g loop.Grant, channel string) loop.Refusal {
-	if refusal := h.May(g, channel); refusal != (loop.Refusal{}) {
-		return refusal
-	}
-	if h.settings.Load().upstream(channel) == upstreamOff {
+	s := h.settings.Load()
+	switch {
+	case !ipc.ValidChannel(channel):
+		return badChannel
+	case s.upstream(channel) == upstreamOff:
 		return loop.Refusal{Code: "not_allowed", Sentence: "clients may not publish to " + channel + ": upstream of [[channel]] is off"}
 	}
-	return loop.Refusal{}
+	return s.auth.may(g, mayPublish, channel)
 }
 
 // Publish implements loop.Handshaker.

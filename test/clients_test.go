@@ -305,3 +305,51 @@ func TestNetcat(t *testing.T) {
 	harness.RunInput(t, strings.NewReader("PUBLISH clients hello\n"), nc, "-U", "-N", d.PublishSocket())
 	subscriber.Await("*3\r\n$7\r\nmessage\r\n$7\r\nclients\r\n$5\r\nhello\r\n")
 }
+
+// Clients of Redis give ids as further arguments: what is published again is answered, and does not come again.
+func TestIDs(t *testing.T) {
+	d := harness.Start(t)
+	c := harness.Dial(t, d.WebSocketURL("clients"))
+	cli := harness.Find(t, "redis-cli", "redis-tools")
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	r := redis.NewClient(&redis.Options{Network: "unix", Addr: d.PublishSocket(), MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeAuto}})
+	defer r.Close()
+	const python = `import redis, sys
+r = redis.Redis(unix_socket_path=sys.argv[1])
+print(r.execute_command("PUBLISH", "clients", sys.argv[2], "ID", sys.argv[3]))`
+	for name, publish := range map[string]func(message, id string) string{
+		"redis-cli": func(message, id string) string {
+			return harness.Run(t, cli, "-s", d.PublishSocket(), "publish", "clients", message, "id", id)
+		},
+		"go-redis": func(message, id string) string {
+			n, err := r.Do(ctx, "PUBLISH", "clients", message, "ID", id).Int()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintln(n)
+		},
+		"redis-py": func(message, id string) string {
+			return harness.Run(t, harness.Find(t, "/usr/bin/python3", "python3"), "-c", python, d.PublishSocket(), message, id)
+		},
+	} {
+		for range 3 {
+			if got := publish("by "+name, name); got != "1\n" {
+				t.Errorf("%s prints %q, expected one receiver", name, got)
+			}
+		}
+		c.ExpectText("by " + name)
+		if got := publish("by "+name+", once more", "other clients' "+name); got != "1\n" {
+			t.Errorf("%s prints %q, expected one receiver", name, got)
+		}
+		c.ExpectText("by " + name + ", once more")
+	}
+	// What one of them has published no other does.
+	if n, err := r.Do(ctx, "PUBLISH", "clients", "again", "ID", "redis-cli").Int(); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if n, err := r.Publish(ctx, "clients", "the end").Result(); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	c.ExpectText("the end")
+}

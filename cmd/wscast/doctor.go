@@ -97,7 +97,8 @@ var areas = []struct {
 }{
 	{"Units", []check{checkManager, checkSocketUnits, checkService, checkStore, checkStarts}},
 	{"Publish socket", []check{checkSocketFile, checkSocketMode, checkCaller, checkRules}},
-	{"wscastd", []check{checkAnswer, checkConfiguration, checkVersions, checkSurvival, checkFiles, checkLog, checkLogFile}},
+	{"wscastd", []check{checkAnswer, checkConfiguration, checkVersions, checkSurvival, checkFiles, checkLog,
+		checkLogFile}},
 	{"nginx", []check{checkNginx, checkWorkers, checkWorkerGroup, checkRoutes}},
 	{"Machine", []check{checkPorts, checkBacklog, checkClock, checkDenials}},
 }

@@ -54,7 +54,8 @@ func checkConfiguration(f *facts) []finding {
 	case errors.Is(c.err, fs.ErrPermission):
 		return []finding{note("wscastd --check --config "+quoted(c.path), "%s may not read %s", f.caller.name, c.path)}
 	case c.checked && !c.good:
-		return []finding{wrong("edit "+quoted(c.path)+", then: systemctl reload-or-restart "+serviceUnit, "the configuration cannot be used: %s", c.said)}
+		return []finding{wrong("edit "+quoted(c.path)+", then: systemctl reload-or-restart "+serviceUnit,
+			"the configuration cannot be used: %s", c.said)}
 	case !c.checked:
 		return []finding{note("", "there is no wscastd to check %s with", c.path)}
 	}
@@ -68,7 +69,8 @@ func checkVersions(f *facts) (findings []finding) {
 	case running == "":
 		return nil
 	case f.program.version != "" && f.program.version != running:
-		findings = append(findings, warn(f.restart(), "wscastd %s runs, and %s is installed in %s", running, f.program.version, f.program.path))
+		findings = append(findings, warn(f.restart(), "wscastd %s runs, and %s is installed in %s", running,
+			f.program.version, f.program.path))
 	case running != version:
 		findings = append(findings, note("", "wscastd is of version %s, and this tool of %s", running, version))
 	}
@@ -81,7 +83,8 @@ func checkSurvival(f *facts) (findings []finding) {
 	case a.info == nil || a.info["survival"] == "":
 		return nil
 	case a.info["survival"] == "on":
-		findings = append(findings, ok("clients survive a restart: %d connections in %d descriptors with systemd", a.number("parked"), a.number("stored_descriptors")))
+		findings = append(findings, ok("clients survive a restart: %d connections in %d descriptors with systemd",
+			a.number("parked"), a.number("stored_descriptors")))
 	case service.installed() && !f.byHand():
 		mend := restartDaemon
 		for _, found := range checkStore(f) {
@@ -94,7 +97,8 @@ func checkSurvival(f *facts) (findings []finding) {
 		findings = append(findings, note("", "clients do not survive a restart: %s", a.info["survival_off_because"]))
 	}
 	if n := a.number("not_parked"); n > 0 {
-		findings = append(findings, warn("journalctl -p warning -u "+serviceUnit, "%d times a connection could not be left with systemd, and will not survive a restart", n))
+		findings = append(findings, warn("journalctl -p warning -u "+serviceUnit,
+			"%d times a connection could not be left with systemd, and will not survive a restart", n))
 	}
 	return findings
 }
@@ -102,8 +106,8 @@ func checkSurvival(f *facts) (findings []finding) {
 // reserve is descriptors for what is no client: publishers, the sockets, segments of the parking lot.
 const reserve = 100
 
-// checkFiles is about the limit of open files. It counts what wscastd has open, and once more what is in flight, which all clients are
-// (unix(7), ETOOMANYREFS).
+// checkFiles is about the limit of open files. It counts what wscastd has open, and once more what is in flight, which
+// all clients are (unix(7), ETOOMANYREFS).
 func checkFiles(f *facts) []finding {
 	limit := f.running.openFiles
 	if limit == 0 {
@@ -116,16 +120,21 @@ func checkFiles(f *facts) []finding {
 	room := max(0, limit-reserve) / 2
 	need := 2*f.clients() + reserve
 	set := service.whereSet("LimitNOFILE")
-	lowered := set != nil && strings.HasSuffix(set.path, ".conf") && limit < shippedFiles && service.get("LimitNOFILESoft") == strconv.Itoa(limit)
+	lowered := set != nil && strings.HasSuffix(set.path, ".conf") && limit < shippedFiles &&
+		service.get("LimitNOFILESoft") == strconv.Itoa(limit)
 	switch {
 	case lowered:
-		return []finding{warn(service.restore("LimitNOFILE", strconv.Itoa(shippedFiles)), "wscastd has room for %d clients: LimitNOFILE=%d in %s", room, limit, set.path)}
+		return []finding{warn(service.restore("LimitNOFILE", strconv.Itoa(shippedFiles)),
+			"wscastd has room for %d clients: LimitNOFILE=%d in %s", room, limit, set.path)}
 	case need > limit && f.byHand():
-		return []finding{warn(fmt.Sprintf("ulimit -n %d", roundUp(need)), "wscastd has room for %d clients, and %d are needed: %d open files", room, f.clients(), limit)}
+		return []finding{warn(fmt.Sprintf("ulimit -n %d", roundUp(need)),
+			"wscastd has room for %d clients, and %d are needed: %d open files", room, f.clients(), limit)}
 	case need > limit && need <= shippedFiles && service.get("LimitNOFILESoft") == strconv.Itoa(shippedFiles):
-		return []finding{warn("raise the limit of the container or machine that this is", "wscastd has room for %d clients, and %d are needed: it gets %d open files", room, f.clients(), limit)}
+		return []finding{warn("raise the limit of the container or machine that this is",
+			"wscastd has room for %d clients, and %d are needed: it gets %d open files", room, f.clients(), limit)}
 	case need > limit:
-		return []finding{warn(service.restore("LimitNOFILE", strconv.Itoa(max(shippedFiles, roundUp(need)))), "wscastd has room for %d clients, and %d are needed: LimitNOFILE=%d",
+		return []finding{warn(service.restore("LimitNOFILE", strconv.Itoa(max(shippedFiles, roundUp(need)))),
+			"wscastd has room for %d clients, and %d are needed: LimitNOFILE=%d",
 			room, f.clients(), limit)}
 	}
 	return []finding{ok("wscastd has room for %d clients: %d open files", room, limit)}
@@ -145,12 +154,13 @@ func checkLog(f *facts) (findings []finding) {
 	kept, age := a.number("messages_kept"), a.number("oldest_age_seconds")
 	// A message that does not fit at the end of the ring goes to its beginning, so it is never full to the last byte.
 	full := a.number("bytes_kept") >= a.number("bytes_limit")/4*3 || kept >= a.number("messages_limit")/8*7
-	key := "edit " + cmp.Or(f.config.path, "the configuration") + ", then: " + cmp.Or(f.restart(), "start wscastd again")
+	then := " in " + cmp.Or(f.config.path, "the configuration") + ", then: " + cmp.Or(f.restart(), "start wscastd again")
 	switch {
 	case a.clockBehind:
 		findings = append(findings, warn("timedatectl set-ntp true", "the clock is behind the messages in the log"))
 	case full && age < shortLog:
-		findings = append(findings, warn("log.size: "+key, "the log is full and reaches back %d s: a client that stands still for longer is slow", age))
+		findings = append(findings, warn("raise log.size"+then,
+			"the log is full and reaches back %d s: a client that stands still for longer is slow", age))
 	case kept == 0:
 		findings = append(findings, ok("the log is empty"))
 	default:
@@ -158,7 +168,8 @@ func checkLog(f *facts) (findings []finding) {
 	}
 	channels, most := a.number("channels"), a.number("channels_limit")
 	if most > 0 && channels >= most-most/10 {
-		findings = append(findings, warn("log.channels: "+key, "%d of %d channels are in use: clients and messages of more are refused", channels, most))
+		findings = append(findings, warn("raise log.channels"+then,
+			"%d of %d channels are in use: clients and messages of more are refused", channels, most))
 	}
 	if n := a.number("slow"); n > 0 {
 		findings = append(findings, note("", "clients fell out of the log %d times, being slow", n))
@@ -175,7 +186,8 @@ func checkLogFile(f *facts) []finding {
 	case l.err != nil:
 		return []finding{note("", "the disk of %s cannot be looked at: %v", path, l.err)}
 	case l.free < l.missing:
-		return []finding{wrong("make room: df -h "+quoted(filepath.Dir(path)), "the disk of %s has %d MiB, and the log still needs %d MiB", path, l.free>>20, l.missing>>20)}
+		return []finding{wrong("make room: df -h "+quoted(filepath.Dir(path)),
+			"the disk of %s has %d MiB, and the log still needs %d MiB", path, l.free>>20, l.missing>>20)}
 	}
 	return []finding{ok("the disk of %s has room: %d MiB", path, l.free>>20)}
 }

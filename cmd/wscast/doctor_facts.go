@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"os/user"
@@ -97,14 +98,15 @@ type answer struct {
 	err   error
 	late  bool // the error is that there was no answer in time
 	info  map[string]string
-	// The age of the oldest message has stood at 0: the clock is behind the one by which the log's messages were stamped.
+	// The age of the oldest message has stood at 0: the clock is behind the one by which the log's messages were
+	// stamped.
 	clockBehind bool
 }
 
 // number is a field of INFO, 0 without it.
 func (a *answer) number(field string) int {
 	n, _ := strconv.ParseFloat(a.info[field], 64)
-	return int(min(n, 1<<52)) // exact in both
+	return int(min(n, math.MaxInt/2))
 }
 
 // running is a wscastd that runs.
@@ -145,7 +147,7 @@ type machine struct {
 	processors   int
 	unsynced     bool
 	clockUnknown bool
-	denial       string // the last one of a security module that is about wscast, or about a connection that nginx makes
+	denial       string // the last one of a security module that is about wscast or a connection of nginx
 }
 
 // clients is how many clients limits have to be enough for.
@@ -167,7 +169,8 @@ var unitNames = []string{clientsSocket, publishSocket, serviceUnit, nginxUnit}
 
 // unitProperties are those that the checks look at.
 var unitProperties = []string{
-	"Id", "LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "FragmentPath", "DropInPaths", "NeedDaemonReload",
+	"Id", "LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "FragmentPath", "DropInPaths",
+	"NeedDaemonReload",
 	"ExecStart", "ExecMainStatus", "MainPID", "NRestarts", "Restart", "FileDescriptorStoreMax", "NFileDescriptorStore",
 	"StartLimitIntervalUSec", "LimitNOFILESoft", "Listen", "Backlog", "SocketMode", "SocketUser", "SocketGroup",
 }
@@ -183,7 +186,7 @@ func gatherFacts(socket string) *facts {
 	f := &facts{caller: lookAtCaller()}
 	f.manager, f.units = askManager()
 	f.socket = lookAtSocket(socket)
-	f.answer = ask(socket, f.units[serviceUnit])
+	f.answer = ask(f)
 	f.running = findDaemon(f)
 	f.program = findProgram(f)
 	f.config = lookAtConfiguration(f)
@@ -276,8 +279,8 @@ func askManager() (m manager, units map[string]*unit) {
 	return m, units
 }
 
-// parseProperties reads what systemctl show prints of several units: lines of NAME=VALUE, of which some come more than once, and
-// an empty line between two units.
+// parseProperties reads what systemctl show prints of several units: lines of NAME=VALUE, of which some come more than
+// once, and an empty line between two units.
 func parseProperties(text string) (units []map[string][]string) {
 	var u map[string][]string
 	for line := range strings.Lines(text) {
@@ -339,8 +342,8 @@ func groupName(gid int) string {
 	return id
 }
 
-// listensAt finds a path among the listening sockets of /proc/net/unix (proc_net(5)): number, reference count, protocol, flags,
-// type, state, inode, path. The flag is __SO_ACCEPTCON of the kernel's net.h.
+// listensAt finds a path among the listening sockets of /proc/net/unix (proc_net(5)): number, reference count,
+// protocol, flags, type, state, inode, path. The flag is __SO_ACCEPTCON of the kernel's net.h.
 func listensAt(sockets, path string) bool {
 	for line := range strings.Lines(sockets) {
 		f := strings.Fields(line)
@@ -355,8 +358,10 @@ func listensAt(sockets, path string) bool {
 }
 
 // ask asks wscastd for INFO. One that systemd has not started is not asked: the connection would start it.
-func ask(socket string, service *unit) answer {
-	if state := service.get("ActiveState"); service.installed() && (state == "inactive" || state == "failed") {
+func ask(f *facts) answer {
+	socket := f.socket.path
+	state := f.units[serviceUnit].get("ActiveState")
+	if f.unitOfSocket() != nil && (state == "inactive" || state == "failed") {
 		return answer{}
 	}
 	a := answer{asked: true}
@@ -392,32 +397,54 @@ func inquire(socket string) (info map[string]string, late bool, err error) {
 	return info, false, nil
 }
 
-// findDaemon finds the process: systemd knows it, or it has told its id. That is one of its own process namespace, so that the
-// process of that id here need not be it.
+// findDaemon finds the process: it has told its id, or systemd knows it. What it tells is an id of its own process
+// namespace, so that the process of that id here need not be it.
+//
+// A command line is what the owner of the process says, and doctor runs the program that is named there. So only those
+// of the service, of root, and of the caller are believed.
 func findDaemon(f *facts) (p running) {
-	for _, id := range []string{f.units[serviceUnit].get("MainPID"), f.answer.info["process_id"]} {
+	ofService := f.units[serviceUnit].get("MainPID")
+	for _, id := range []string{f.answer.info["process_id"], ofService} {
 		pid, err := strconv.Atoi(id)
 		if err != nil || pid == 0 {
 			continue
 		}
-		if p := lookAtProcess(pid); p.pid != 0 && len(p.args) > 0 && filepath.Base(p.args[0]) == "wscastd" {
-			return p
+		p, owner := lookAtProcess(pid)
+		if p.pid == 0 || len(p.args) == 0 || filepath.Base(p.args[0]) != "wscastd" {
+			continue
 		}
+		if id != ofService && owner != 0 && owner != f.caller.uid {
+			p.args = nil
+		}
+		return p
 	}
 	return running{}
 }
 
-func lookAtProcess(pid int) (p running) {
+// lookAtProcess is a process with the user id of its owner.
+func lookAtProcess(pid int) (p running, owner int) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	if err != nil {
-		return p
+	status, err2 := os.ReadFile(filepath.Join(dir, "status"))
+	ids := statusField(string(status), "Uid")
+	if err != nil || err2 != nil || len(ids) == 0 {
+		return p, 0
 	}
 	p.pid = pid
 	p.args = strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 	limits, _ := os.ReadFile(filepath.Join(dir, "limits"))
 	p.openFiles = openFilesLimit(string(limits))
-	return p
+	return p, ids[0]
+}
+
+// statusField is a line of numbers in a file of proc_pid_status(5).
+func statusField(status, name string) []int {
+	for line := range strings.Lines(status) {
+		if rest, found := strings.CutPrefix(line, name+":"); found {
+			return numbers(rest)
+		}
+	}
+	return nil
 }
 
 // openFilesLimit reads the soft limit in a file of proc_pid_limits(5); 0: there is none in it.
@@ -440,7 +467,7 @@ func findProgram(f *facts) (p program) {
 	switch {
 	case len(argv) > 0 && filepath.Base(argv[0]) == "wscastd":
 		p.path = argv[0]
-	case f.running.pid != 0 && filepath.IsAbs(f.running.args[0]):
+	case len(f.running.args) > 0 && filepath.IsAbs(f.running.args[0]):
 		p.path = f.running.args[0]
 	default:
 		p.path = inSbin("wscastd")
@@ -510,8 +537,9 @@ func flagOf(args []string, name string) (value string) {
 	return value
 }
 
-// readSettings reads the few keys that doctor needs of a configuration file that wscastd has found good: one on a line, as
-// "section.key" with the value as it is written, but for the quotes of a text. Whether a file is good is for wscastd to say.
+// readSettings reads the few keys that doctor needs of a configuration file that wscastd has found good: one on a line,
+// as "section.key" with the value as it is written, but for the quotes of a text. Whether a file is good is for wscastd
+// to say.
 func readSettings(text string) map[string]string {
 	settings := make(map[string]string)
 	section := ""
@@ -546,7 +574,7 @@ func lookAtLogFile(path string) (l logFile) {
 		l.missing = max(0, stat.Size-stat.Blocks*512) // stat(2): of 512 bytes
 		l.err = unix.Statfs(path, &disk)
 	}
-	l.free = int64(disk.Bavail) * disk.Bsize
+	l.free = int64(disk.Bavail) * int64(disk.Bsize)
 	return l
 }
 
@@ -572,7 +600,8 @@ func lookAtMachine() (m machine) {
 
 // lastDenial looks for a denial of SELinux or AppArmor in the journal of this boot, if either is there.
 func lastDenial() string {
-	present := slices.ContainsFunc([]string{"/sys/fs/selinux/enforce", "/sys/kernel/security/apparmor", "/sys/module/apparmor"}, func(path string) bool {
+	present := slices.ContainsFunc([]string{"/sys/fs/selinux/enforce", "/sys/kernel/security/apparmor",
+		"/sys/module/apparmor"}, func(path string) bool {
 		_, err := os.Stat(path)
 		return err == nil
 	})
@@ -580,7 +609,8 @@ func lastDenial() string {
 		return ""
 	}
 	out, _, _ := outputOf("journalctl", "--quiet", "--no-pager", "--boot", "--lines=1", "--output=cat",
-		`--grep=(avc: +denied|apparmor="DENIED").*wscast|avc: +denied.*name_connect.*comm="nginx"`, "_TRANSPORT=kernel", "+", "_TRANSPORT=audit")
+		`--grep=(avc: +denied|apparmor="DENIED").*wscast|avc: +denied.*name_connect.*comm="nginx"`,
+		"_TRANSPORT=kernel", "+", "_TRANSPORT=audit")
 	return firstLine(out)
 }
 

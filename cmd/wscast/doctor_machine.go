@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// checkPorts: a connection of nginx to an address takes a port of the range, and one to a Unix socket takes none. Ports of closed connections are
-// no matter: those of clients live long.
+// checkPorts: a connection of nginx to an address takes a port of the range, and one to a Unix socket takes none. Ports
+// of closed connections are no matter: those of clients live long.
 func checkPorts(f *facts) []finding {
 	if f.machine.ports[1] == 0 {
 		return nil
@@ -37,7 +37,8 @@ func checkPorts(f *facts) []finding {
 	room, need := each*len(addresses), f.clients()
 	if room < need {
 		return []finding{warn("another ListenStream=, such as 127.0.0.2:7311, in "+clientsSocket+" and as server in upstream { }, or a Unix socket: wscastd(8)",
-			"there are ports for %d clients, and %d are needed: %d to each of %s", room, need, each, strings.Join(addresses, " "))}
+			"there are ports for %d clients, and %d are needed: %d to each of %s", room, need, each,
+			strings.Join(addresses, " "))}
 	}
 	return []finding{ok("there are ports for %d clients: %d to each of %s", room, each, strings.Join(addresses, " "))}
 }
@@ -51,7 +52,9 @@ func checkBacklog(f *facts) []finding {
 	// Without Backlog= systemd has the largest number there is, and leaves it to the kernel.
 	if f.machine.somaxconn < min(backlog, leastBacklog) {
 		command := fmt.Sprintf("sysctl -w net.core.somaxconn=%d, also in /etc/sysctl.d, and once: systemctl restart %s %s", leastBacklog, clientsSocket, serviceUnit)
-		return []finding{warn(command, "%d clients at once may wait to be taken, and %s asks for %d: net.core.somaxconn", f.machine.somaxconn, clientsSocket, backlog)}
+		return []finding{warn(command,
+			"%d clients at once may wait to be taken, and %s asks for %d: net.core.somaxconn", f.machine.somaxconn,
+			clientsSocket, backlog)}
 	}
 	return []finding{ok("%d clients at once may wait to be taken", min(backlog, f.machine.somaxconn))}
 }
@@ -64,7 +67,8 @@ func checkClock(f *facts) []finding {
 	case f.machine.clockUnknown:
 		return []finding{note("timedatectl", "whether the clock is right cannot be seen here")}
 	case f.machine.unsynced:
-		return []finding{note("timedatectl set-ntp true", "nothing keeps the clock right; it dates the messages in the log")}
+		return []finding{note("timedatectl set-ntp true",
+			"nothing keeps the clock right; it dates the messages in the log")}
 	}
 	return []finding{ok("the clock is kept right")}
 }
@@ -76,7 +80,9 @@ func checkDenials(f *facts) []finding {
 	case denial == "":
 		return nil
 	case strings.Contains(denial, `comm="nginx"`):
-		return []finding{warn("setsebool -P httpd_can_network_connect 1", "SELinux does not let nginx connect: %s", denial)}
+		return []finding{warn("setsebool -P httpd_can_network_connect 1", "SELinux does not let nginx connect: %s",
+			denial)}
 	}
-	return []finding{note("journalctl -b _TRANSPORT=audit + _TRANSPORT=kernel", "a security module has denied something: %s", denial)}
+	return []finding{note("journalctl -b _TRANSPORT=audit + _TRANSPORT=kernel",
+		"a security module has denied something: %s", denial)}
 }

@@ -22,11 +22,12 @@ type nginxFacts struct {
 	path     string // of the program, "" none was found
 	version  string // "1.22.1"
 	running  bool
-	workers  int   // that take connections
-	limits   []int // of open files, of each worker, as far as they can be seen
-	groups   []int // of a worker
-	uid      int   // of a worker
-	reload   string
+	workers  int         // that take connections
+	limits   []int       // of open files, of each worker, as far as they can be seen
+	groups   []int       // of a worker
+	uid      int         // of a worker
+	command  string      // what it is called with: "nginx", or with the options that it was started with
+	reload   string      // the command
 	config   []directive // nil: not seen
 	refused  string      // why nginx -T gives none
 	forbids  bool        // it is because the caller is not root
@@ -40,12 +41,11 @@ type pathMode struct {
 }
 
 func lookAtNginx(f *facts) (n nginxFacts) {
-	title := findWorkers(&n)
+	title := findWorkers(&n, f.caller.uid)
 	args := strings.Fields(title)
-	if len(args) > 0 && filepath.IsAbs(args[0]) {
-		n.path = args[0]
-	} else {
-		n.path = inSbin("nginx")
+	n.path, n.command = inSbin("nginx"), "nginx"
+	if len(args) > 0 && filepath.IsAbs(args[0]) && args[0] != n.path {
+		n.path, n.command = args[0], quoted(args[0])
 	}
 	if n.path == "" {
 		return n
@@ -55,6 +55,7 @@ func lookAtNginx(f *facts) (n nginxFacts) {
 	for i := 1; i+1 < len(args); i++ {
 		if args[i] == "-c" || args[i] == "-p" {
 			same = append(same, args[i], args[i+1])
+			n.command += " " + args[i] + " " + quoted(args[i+1])
 		}
 	}
 	_, said, err := outputOf(n.path, "-v")
@@ -62,7 +63,7 @@ func lookAtNginx(f *facts) (n nginxFacts) {
 		n.version = said[strings.LastIndexByte(strings.TrimSpace(said), '/')+1:]
 		n.version = strings.TrimSpace(n.version)
 	}
-	n.reload = strings.Join(append([]string{"nginx"}, append(same, "-s", "reload")...), " ")
+	n.reload = n.command + " -s reload"
 	if f.units[nginxUnit].get("ActiveState") == "active" {
 		n.reload = "systemctl reload " + nginxUnit
 	}
@@ -89,9 +90,10 @@ func lookAtNginx(f *facts) (n nginxFacts) {
 	return n
 }
 
-// findWorkers looks for the processes of nginx, which name what they are (setproctitle), and returns the command line of the master. Those of
-// another process namespace, as in a container, are none of ours.
-func findWorkers(n *nginxFacts) (master string) {
+// findWorkers looks for the processes of nginx, which name what they are (setproctitle), and returns the command line
+// of the master. Those of another process namespace, as in a container, are none of ours. Only a master of root or of
+// the caller is believed, since it names a program that is run then.
+func findWorkers(n *nginxFacts, caller int) (master string) {
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, name := range names {
 		comm, err := os.ReadFile(name)
@@ -105,7 +107,12 @@ func findWorkers(n *nginxFacts) (master string) {
 		}
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		title := strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " "))
-		if rest, isMaster := strings.CutPrefix(title, "nginx: master process "); isMaster {
+		ids := statusField(string(status), "Uid")
+		if len(ids) < 2 || ids[0] != ids[1] {
+			continue // real and effective: it is gone, or about to become somebody else
+		}
+		rest, isMaster := strings.CutPrefix(title, "nginx: master process ")
+		if isMaster && (ids[0] == 0 || ids[0] == caller) {
 			n.running, master = true, rest
 		}
 		if title != "nginx: worker process" { // and not one that "is shutting down"
@@ -117,22 +124,10 @@ func findWorkers(n *nginxFacts) (master string) {
 		if limit := openFilesLimit(string(limits)); limit > 0 {
 			n.limits = append(n.limits, limit)
 		}
-		if ids := statusField(string(status), "Uid"); len(ids) > 1 {
-			n.uid = ids[1] // the effective one
-		}
+		n.uid = ids[0]
 		n.groups = append(statusField(string(status), "Groups"), statusField(string(status), "Gid")...)
 	}
 	return master
-}
-
-// statusField is a line of numbers in a file of proc_pid_status(5).
-func statusField(status, name string) []int {
-	for line := range strings.Lines(status) {
-		if rest, found := strings.CutPrefix(line, name+":"); found {
-			return numbers(rest)
-		}
-	}
-	return nil
 }
 
 func checkNginx(f *facts) []finding {
@@ -143,7 +138,7 @@ func checkNginx(f *facts) []finding {
 	case n.forbids:
 		return []finding{note("as root: wscast doctor", "%s may not see the configuration of nginx", f.caller.name)}
 	case n.config == nil && n.refused != "":
-		return []finding{wrong("nginx -t", "nginx cannot use its configuration: %s", n.refused)}
+		return []finding{wrong(n.command+" -t", "nginx cannot use its configuration: %s", n.refused)}
 	case !n.running && f.units[nginxUnit].installed():
 		return []finding{wrong("systemctl start "+nginxUnit, "nginx does not run")}
 	case !n.running:
@@ -160,8 +155,8 @@ func value(list []directive, name string) (d *directive, text string) {
 	return d, d.arg(0)
 }
 
-// checkWorkers: a client takes two connections of a worker, and each a descriptor. Connections go to any worker, so the room of all is that of
-// one times their number.
+// checkWorkers: a client takes two connections of a worker, and each a descriptor. Connections go to any worker, so the
+// room of all is that of one times their number.
 func checkWorkers(f *facts) []finding {
 	n := &f.nginx
 	if n.config == nil {
@@ -196,18 +191,23 @@ func checkWorkers(f *facts) []finding {
 	roomOfFiles := workers * max(0, files-reserve) / 2
 	switch {
 	case room < need && where != nil:
-		return []finding{warn(n.change(where, fmt.Sprintf("worker_connections %d", each)), "nginx has room for %d clients, and %d are needed: worker_connections %d", room, need, connections)}
+		return []finding{warn(n.change(where, fmt.Sprintf("worker_connections %d", each)),
+			"nginx has room for %d clients, and %d are needed: worker_connections %d", room, need, connections)}
 	case room < need:
 		mend := fmt.Sprintf("worker_connections %d; in events { }", each)
-		return []finding{warn(mend, "nginx has room for %d clients, and %d are needed: worker_connections is %d", room, need, connections)}
+		return []finding{warn(mend, "nginx has room for %d clients, and %d are needed: worker_connections is %d", room,
+			need, connections)}
 	case files > 0 && roomOfFiles < need && limitAt != nil:
-		return []finding{warn(n.change(limitAt, fmt.Sprintf("worker_rlimit_nofile %d", each)), "nginx has room for %d clients, and %d are needed: a worker may open %d files", roomOfFiles, need, files)}
+		return []finding{warn(n.change(limitAt, fmt.Sprintf("worker_rlimit_nofile %d", each)),
+			"nginx has room for %d clients, and %d are needed: a worker may open %d files", roomOfFiles, need, files)}
 	case files > 0 && roomOfFiles < need:
-		return []finding{warn(n.before(events, fmt.Sprintf("worker_rlimit_nofile %d;", each)), "nginx has room for %d clients, and %d are needed: a worker may open %d files", roomOfFiles, need, files)}
+		return []finding{warn(n.before(events, fmt.Sprintf("worker_rlimit_nofile %d;", each)),
+			"nginx has room for %d clients, and %d are needed: a worker may open %d files", roomOfFiles, need, files)}
 	case files > 0 && roomOfFiles < room:
 		return []finding{ok("nginx has room for %d clients: a worker may open %d files", roomOfFiles, files)}
 	}
-	return []finding{ok("nginx has room for %d clients: %s with worker_connections %d", room, counted(workers, "worker"), connections)}
+	return []finding{ok("nginx has room for %d clients: %s with worker_connections %d",
+		room, counted(workers, "worker"), connections)}
 }
 
 // checkWorkerGroup: a worker has to be able to open the Unix sockets that clients are to come through.
@@ -229,8 +229,11 @@ func checkWorkerGroup(f *facts) (findings []finding) {
 			mayWrite = s.mode&0o020 != 0
 		}
 		if !mayWrite {
-			findings = append(findings, wrong("systemctl edit "+clientsSocket+", [Socket], SocketGroup="+groupName(lastOf(n.groups))+", SocketMode=0660, then: systemctl restart "+clientsSocket+" "+serviceUnit,
-				"nginx may not open %s: its mode is %#o and its group %s", address, s.mode, groupName(s.gid)))
+			mend := fmt.Sprintf("systemctl edit %s: [Socket], SocketGroup=%s, SocketMode=0660; then: systemctl restart %s %s",
+				clientsSocket, groupName(lastOf(n.groups)), clientsSocket, serviceUnit)
+			findings = append(findings,
+				wrong(mend,
+					"nginx may not open %s: its mode is %#o and its group %s", address, s.mode, groupName(s.gid)))
 		}
 	}
 	return findings
@@ -260,7 +263,8 @@ func (n *nginxFacts) before(d *directive, text string) string {
 }
 
 func (n *nginxFacts) edit(d *directive, script string) string {
-	return fmt.Sprintf("sed -i --follow-symlinks %s %s && nginx -t && %s", quoted(strconv.Itoa(d.line)+script), quoted(d.file), n.reload)
+	return fmt.Sprintf("sed -i --follow-symlinks %s %s && %s -t && %s",
+		quoted(strconv.Itoa(d.line)+script), quoted(d.file), n.command, n.reload)
 }
 
 // forSed is text for the right side of a sed command with slashes.
@@ -397,10 +401,7 @@ func (f *facts) clientAddresses() (addresses []string) {
 		return addresses
 	}
 	if list, set := f.config.settings["websocket.listen"]; set {
-		for _, word := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(`[]", '`, r) }) {
-			addresses = append(addresses, word)
-		}
-		return addresses
+		return strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(`[]", '`, r) })
 	}
 	return []string{defaultListen}
 }
@@ -456,22 +457,26 @@ func checkRoutes(f *facts) (findings []finding) {
 	}
 	switch {
 	case len(ours) == 0 && len(suspects) == 0:
-		return []finding{warn("include snippets/wscast.conf; in server { } of the site, then: nginx -t && "+n.reload, "no site of nginx leads to wscastd at %s", strings.Join(listens, " "))}
+		return []finding{warn("include snippets/wscast.conf; in server { } of the site, then: "+n.command+" -t && "+n.reload,
+			"no site of nginx leads to wscastd at %s", strings.Join(listens, " "))}
 	case len(ours) == 0:
 		for _, r := range suspects {
 			_, addresses := r.target(upstreams)
-			findings = append(findings, wrong("give the upstream: server "+upstreamAddress(listens[0])+" max_fails=0;", "%s leads to %s, and wscastd listens on %s",
+			findings = append(findings, wrong("give the upstream: server "+upstreamAddress(listens[0])+" max_fails=0;",
+				"%s leads to %s, and wscastd listens on %s",
 				r.place(), strings.Join(addresses, " "), strings.Join(listens, " ")))
 		}
 		return findings
 	}
 	for _, r := range ours {
-		judged := slices.Concat(judgeAddresses(&r, upstreams, listens), f.judgeVersion(&r), f.judgeUpgrade(&r), f.judgeHost(&r), f.judgeTimeout(&r))
+		judged := slices.Concat(judgeAddresses(&r, upstreams, listens), f.judgeVersion(&r), f.judgeUpgrade(&r),
+			f.judgeHost(&r), f.judgeTimeout(&r))
 		if len(judged) == 0 {
 			judged = append(judged, ok("%s lets WebSockets through", r.place()))
 		}
 		if d := r.effective("proxy_buffering"); d.arg(0) != "off" {
-			judged = append(judged, note("proxy_buffering off; beside proxy_pass", "%s has proxy_buffering on, which does not matter to WebSockets", r.place()))
+			judged = append(judged, note("proxy_buffering off; beside proxy_pass",
+				"%s has proxy_buffering on, which does not matter to WebSockets", r.place()))
 		}
 		findings = append(findings, judged...)
 	}
@@ -491,8 +496,9 @@ func judgeAddresses(r *route, upstreams map[string][]string, listens []string) (
 	name, addresses := r.target(upstreams)
 	for _, a := range addresses {
 		if !slices.ContainsFunc(listens, func(l string) bool { return reaches(a, l) }) {
-			findings = append(findings, wrong("remove the server from upstream "+name+", or add ListenStream="+a+" to "+clientsSocket,
-				"%s leads to %s as well, and wscastd does not listen there", r.place(), a))
+			findings = append(findings,
+				wrong("remove the server from upstream "+name+", or add ListenStream="+a+" to "+clientsSocket,
+					"%s leads to %s as well, and wscastd does not listen there", r.place(), a))
 		}
 	}
 	return findings
@@ -505,9 +511,11 @@ func (f *facts) judgeVersion(r *route) []finding {
 	case d.arg(0) == "1.1", d == nil && versionAtLeast(f.nginx.version, 1, 29, 7): // where the default became 1.1
 		return nil
 	case d == nil:
-		return []finding{wrong(f.nginx.before(r.pass, "proxy_http_version 1.1;"), "%s speaks HTTP/1.0, in which there are no WebSockets", r.place())}
+		return []finding{wrong(f.nginx.before(r.pass, "proxy_http_version 1.1;"),
+			"%s speaks HTTP/1.0, in which there are no WebSockets", r.place())}
 	}
-	return []finding{wrong(f.nginx.change(d, "proxy_http_version 1.1"), "%s speaks HTTP/%s: WebSockets need 1.1", r.place(), d.arg(0))}
+	return []finding{wrong(f.nginx.change(d, "proxy_http_version 1.1"), "%s speaks HTTP/%s: WebSockets need 1.1",
+		r.place(), d.arg(0))}
 }
 
 // versionAtLeast compares versions by their numbers. One that is not known is old.
@@ -534,7 +542,8 @@ func header(list []*directive, name string) (d *directive) {
 	return d
 }
 
-// add is the command that sends more headers along, where those that hold now are set, since they would not be inherited any more.
+// add is the command that sends more headers along, where those that hold now are set, since they would not be
+// inherited any more.
 func (f *facts) add(r *route, headers string) string {
 	if list := r.headers(); len(list) > 0 {
 		return f.nginx.before(list[0], headers)
@@ -542,14 +551,16 @@ func (f *facts) add(r *route, headers string) string {
 	return f.nginx.before(r.pass, headers)
 }
 
-// judgeUpgrade: both headers are of the connection, so that a proxy does not pass them on by itself (RFC 9110, section 7.6.1).
+// judgeUpgrade: both headers are of the connection, so that a proxy does not pass them on by itself (RFC 9110, section
+// 7.6.1).
 func (f *facts) judgeUpgrade(r *route) (findings []finding) {
 	list := r.headers()
 	var missing []string
 	if d := header(list, "Upgrade"); d == nil {
 		missing = append(missing, "proxy_set_header Upgrade $http_upgrade;")
 	} else if v := d.arg(1); v != "$http_upgrade" && !strings.EqualFold(v, "websocket") {
-		findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Upgrade $http_upgrade"), "%s sends Upgrade: %s", r.place(), v))
+		findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Upgrade $http_upgrade"),
+			"%s sends Upgrade: %s", r.place(), v))
 	}
 	good := "upgrade"
 	if f.givesUpgrade("$wscast_connection") {
@@ -559,16 +570,18 @@ func (f *facts) judgeUpgrade(r *route) (findings []finding) {
 	case d == nil:
 		missing = append(missing, "proxy_set_header Connection "+good+";")
 	case !f.givesUpgrade(d.arg(1)):
-		findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Connection "+good), "%s sends Connection: %s, which does not ask for an upgrade", r.place(), d.arg(1)))
+		findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Connection "+good),
+			"%s sends Connection: %s, which does not ask for an upgrade", r.place(), d.arg(1)))
 	}
 	if len(missing) > 0 {
-		findings = append(findings, wrong(f.add(r, strings.Join(missing, " ")), "%s does not pass on the headers of an upgrade: clients get 426", r.place()))
+		findings = append(findings, wrong(f.add(r, strings.Join(missing, " ")),
+			"%s does not pass on the headers of an upgrade: clients get 426", r.place()))
 	}
 	return findings
 }
 
-// givesUpgrade tells whether a value of Connection asks for an upgrade when the client does. Of a variable that no map makes nothing is known
-// but that nginx knows it, so it is trusted.
+// givesUpgrade tells whether a value of Connection asks for an upgrade when the client does. Of a variable that no map
+// makes nothing is known but that nginx knows it, so it is trusted.
 func (f *facts) givesUpgrade(value string) bool {
 	if !strings.HasPrefix(value, "$") {
 		return slices.ContainsFunc(strings.Split(value, ","), func(token string) bool {
@@ -602,19 +615,23 @@ func (f *facts) givesUpgrade(value string) bool {
 func (f *facts) judgeHost(r *route) (findings []finding) {
 	list := r.headers()
 	if d := header(list, "Origin"); d != nil {
-		findings = append(findings, warn(f.nginx.edit(d, "s/proxy_set_header *Origin[^;]*;//I"), "%s changes the header Origin, by which pages of other sites are refused", r.place()))
+		findings = append(findings, warn(f.nginx.edit(d, "s/proxy_set_header *Origin[^;]*;//I"),
+			"%s changes the header Origin, by which pages of other sites are refused", r.place()))
 	}
 	if origins := f.config.settings["websocket.origins"]; origins != "" && origins != "[]" {
 		return findings // pages are known by name
 	}
 	switch d := header(list, "Host"); {
 	case d == nil:
-		findings = append(findings, wrong(f.add(r, "proxy_set_header Host $http_host;"), "%s does not pass on the header Host: pages are refused with 403", r.place()))
+		findings = append(findings, wrong(f.add(r, "proxy_set_header Host $http_host;"),
+			"%s does not pass on the header Host: pages are refused with 403", r.place()))
 	case d.arg(1) == "$proxy_host":
-		findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Host $http_host"), "%s sends Host: $proxy_host: pages are refused with 403", r.place()))
+		findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Host $http_host"),
+			"%s sends Host: $proxy_host: pages are refused with 403", r.place()))
 	case d.arg(1) == "$host" || d.arg(1) == "$server_name":
 		if port := r.unusualPort(); port != "" {
-			findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Host $http_host"), "%s sends Host: %s without the port %s: pages are refused with 403", r.place(), d.arg(1), port))
+			findings = append(findings, wrong(f.nginx.change(d, "proxy_set_header Host $http_host"),
+				"%s sends Host: %s without the port %s: pages are refused with 403", r.place(), d.arg(1), port))
 		}
 	}
 	return findings
@@ -643,7 +660,8 @@ func (r *route) unusualPort() string {
 	return ""
 }
 
-// judgeTimeout: nginx closes a connection on which wscastd has sent nothing for so long, and wscastd pings clients to which nothing is sent.
+// judgeTimeout: nginx closes a connection on which wscastd has sent nothing for so long, and wscastd pings clients to
+// which nothing is sent.
 func (f *facts) judgeTimeout(r *route) []finding {
 	ping, err := time.ParseDuration(cmp.Or(f.config.settings["websocket.ping"], defaultPing))
 	timeout := 60 * time.Second
@@ -651,7 +669,8 @@ func (f *facts) judgeTimeout(r *route) []finding {
 	if d != nil {
 		t, err := nginxTime(strings.Join(d.args, " "))
 		if err != nil {
-			return []finding{note("", "%s has a proxy_read_timeout that is not understood: %s", r.place(), strings.Join(d.args, " "))}
+			return []finding{note("", "%s has a proxy_read_timeout that is not understood: %s", r.place(),
+				strings.Join(d.args, " "))}
 		}
 		timeout = t
 	}
@@ -659,7 +678,8 @@ func (f *facts) judgeTimeout(r *route) []finding {
 		return nil
 	}
 	if ping == 0 {
-		return []finding{warn(`websocket.ping = "25s" in `+cmp.Or(f.config.path, "the configuration"), "clients are not pinged, and nginx closes those that were sent nothing for %v", timeout)}
+		return []finding{warn(`websocket.ping = "25s" in `+cmp.Or(f.config.path, "the configuration"),
+			"clients are not pinged, and nginx closes those that were sent nothing for %v", timeout)}
 	}
 	better := max(60*time.Second, (2*ping).Round(time.Second)+time.Second)
 	text := fmt.Sprintf("proxy_read_timeout %ds", int(better.Seconds()))
@@ -668,9 +688,12 @@ func (f *facts) judgeTimeout(r *route) []finding {
 		mend = f.nginx.change(d, text)
 	}
 	if timeout <= ping {
-		return []finding{wrong(mend, "%s closes clients that were sent nothing for %v, and they are pinged every %v", r.place(), timeout, ping)}
+		return []finding{wrong(mend, "%s closes clients that were sent nothing for %v, and they are pinged every %v",
+			r.place(), timeout, ping)}
 	}
-	return []finding{warn(mend, "%s has proxy_read_timeout %v, less than twice the %v of websocket.ping: a late ping ends a connection", r.place(), timeout, ping)}
+	return []finding{warn(mend,
+		"%s has proxy_read_timeout %v, less than twice the %v of websocket.ping: a late ping ends a connection",
+		r.place(), timeout, ping)}
 }
 
 // nginxTime reads a time of nginx: "60s", "1m 30s", "500ms", "1h", or seconds alone.
@@ -680,7 +703,8 @@ func nginxTime(text string) (time.Duration, error) {
 		length time.Duration
 	}{
 		{"ms", time.Millisecond}, {"s", time.Second}, {"m", time.Minute}, {"h", time.Hour},
-		{"d", 24 * time.Hour}, {"w", 7 * 24 * time.Hour}, {"M", 30 * 24 * time.Hour}, {"y", 365 * 24 * time.Hour}, {"", time.Second},
+		{"d", 24 * time.Hour}, {"w", 7 * 24 * time.Hour}, {"M", 30 * 24 * time.Hour}, {"y", 365 * 24 * time.Hour},
+		{"", time.Second},
 	}
 	total, rest := time.Duration(0), strings.ReplaceAll(text, " ", "")
 	for rest != "" {

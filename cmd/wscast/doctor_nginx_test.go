@@ -54,34 +54,50 @@ func TestDoctorJudgesSites(t *testing.T) {
 		line                   string
 	}{
 		{"as shipped", "{", "{", levelOK, place + " lets WebSockets through"},
-		{"no site", "include snippets/wscast.conf;", "", levelWarning, "no site of nginx leads to wscastd at 127.0.0.1:7311 — include snippets/wscast.conf;"},
+		{"no site", "include snippets/wscast.conf;", "", levelWarning,
+			"no site of nginx leads to wscastd at 127.0.0.1:7311 — include snippets/wscast.conf;"},
 		{"another address", "server 127.0.0.1:7311", "server 127.0.0.1:7312", levelError,
 			place + " leads to 127.0.0.1:7312, and wscastd listens on 127.0.0.1:7311 — give the upstream: server 127.0.0.1:7311 max_fails=0;"},
-		{"one address too many", "max_fails=0;", "; server unix:/run/w.sock;", levelError, place + " leads to /run/w.sock as well, and wscastd does not listen there"},
+		{"one address too many", "max_fails=0;", "; server unix:/run/w.sock;", levelError,
+			place + " leads to /run/w.sock as well, and wscastd does not listen there"},
 		{"straight there", "http://wscast;", "http://localhost:7311;", levelOK, place + " lets WebSockets through"},
-		{"HTTP/1.0", "proxy_http_version 1.1;", "", levelError, "HTTP/1.0, in which there are no WebSockets — sed -i --follow-symlinks '2s/proxy_pass/proxy_http_version 1.1; &/'" + inSnippet},
-		{"HTTP/1.0 by name", "proxy_http_version 1.1", "proxy_http_version 1.0", levelError, "'3s/proxy_http_version[^;]*/proxy_http_version 1.1/'" + inSnippet},
+		{"HTTP/1.0", "proxy_http_version 1.1;", "", levelError,
+			"HTTP/1.0, in which there are no WebSockets — sed -i --follow-symlinks '2s/proxy_pass/proxy_http_version 1.1; &/'" + inSnippet},
+		{"HTTP/1.0 by name", "proxy_http_version 1.1", "proxy_http_version 1.0", levelError,
+			"'3s/proxy_http_version[^;]*/proxy_http_version 1.1/'" + inSnippet},
 		{"no upgrade", "proxy_set_header Upgrade $http_upgrade;", "", levelError,
 			"clients get 426 — sed -i --follow-symlinks '5s/proxy_set_header/proxy_set_header Upgrade $http_upgrade; &/'" + inSnippet},
-		{"no headers", "proxy_set_header Upgrade $http_upgrade;\n\tproxy_set_header Connection $wscast_connection;\n\tproxy_set_header Host $http_host;", "", levelError,
+		{"no headers",
+			"proxy_set_header Upgrade $http_upgrade;\n\tproxy_set_header Connection $wscast_connection;\n\tproxy_set_header Host $http_host;", "", levelError,
 			"'2s/proxy_pass/proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $wscast_connection; &/'"},
-		{"headers of the server", "\tlisten 443 ssl;", "\tlisten 443 ssl; proxy_set_header Upgrade $http_upgrade;", levelOK, "lets WebSockets through"},
-		{"connection closes", "proxy_set_header Connection $wscast_connection", "proxy_set_header Connection close", levelError, "sends Connection: close, which does not ask for an upgrade — sed"},
-		{"connection as a literal", "proxy_set_header Connection $wscast_connection", `proxy_set_header Connection "keep-alive, Upgrade"`, levelOK, "lets WebSockets through"},
-		{"connection of the client", "proxy_set_header Connection $wscast_connection", "proxy_set_header Connection $http_connection", levelOK, "lets WebSockets through"},
-		{"map closes", "default upgrade;", "default close;", levelError, "sends Connection: $wscast_connection, which does not ask for an upgrade"},
+		{"headers of the server", "\tlisten 443 ssl;", "\tlisten 443 ssl; proxy_set_header Upgrade $http_upgrade;",
+			levelOK, "lets WebSockets through"},
+		{"connection closes", "proxy_set_header Connection $wscast_connection", "proxy_set_header Connection close",
+			levelError, "sends Connection: close, which does not ask for an upgrade — sed"},
+		{"connection as a literal", "proxy_set_header Connection $wscast_connection",
+			`proxy_set_header Connection "keep-alive, Upgrade"`, levelOK, "lets WebSockets through"},
+		{"connection of the client", "proxy_set_header Connection $wscast_connection",
+			"proxy_set_header Connection $http_connection", levelOK, "lets WebSockets through"},
+		{"map closes", "default upgrade;", "default close;", levelError,
+			"sends Connection: $wscast_connection, which does not ask for an upgrade"},
 		{"map of websocket", "default upgrade;", "websocket upgrade;", levelOK, "lets WebSockets through"},
 		{"upgrade to something", "Upgrade $http_upgrade", "Upgrade h2c", levelError, "sends Upgrade: h2c"},
-		{"no host", "proxy_set_header Host $http_host;", "", levelError, "does not pass on the header Host: pages are refused with 403 — sed"},
+		{"no host", "proxy_set_header Host $http_host;", "", levelError,
+			"does not pass on the header Host: pages are refused with 403 — sed"},
 		{"host without port", "Host $http_host", "Host $host", levelOK, "lets WebSockets through"},
-		{"host without an unusual port", "listen 443 ssl;\n\t\tinclude snippets/wscast.conf;", "listen [::]:8443 ssl; include snippets/wscast.conf;", levelOK, "lets WebSockets through"},
-		{"origin", "proxy_buffering off;", `proxy_set_header origin ""; proxy_buffering off;`, levelWarning, "changes the header Origin"},
-		{"buffering", "proxy_buffering off;", "", levelNote, "has proxy_buffering on, which does not matter to WebSockets"},
+		{"host without an unusual port", "listen 443 ssl;\n\t\tinclude snippets/wscast.conf;",
+			"listen [::]:8443 ssl; include snippets/wscast.conf;", levelOK, "lets WebSockets through"},
+		{"origin", "proxy_buffering off;", `proxy_set_header origin ""; proxy_buffering off;`, levelWarning,
+			"changes the header Origin"},
+		{"buffering", "proxy_buffering off;", "", levelNote,
+			"has proxy_buffering on, which does not matter to WebSockets"},
 		{"short", "proxy_read_timeout 60s", "proxy_read_timeout 10s", levelError,
 			"closes clients that were sent nothing for 10s, and they are pinged every 25s — sed -i --follow-symlinks '8s/proxy_read_timeout[^;]*/proxy_read_timeout 60s/'" + inSnippet},
-		{"rather short", "proxy_read_timeout 60s", "proxy_read_timeout 30", levelWarning, "has proxy_read_timeout 30s, less than twice the 25s of websocket.ping"},
+		{"rather short", "proxy_read_timeout 60s", "proxy_read_timeout 30", levelWarning,
+			"has proxy_read_timeout 30s, less than twice the 25s of websocket.ping"},
 		{"long", "proxy_read_timeout 60s", `proxy_read_timeout "1h 30m"`, levelOK, "lets WebSockets through"},
-		{"short for all", "\tinclude conf.d/*.conf;", "\tinclude conf.d/*.conf; proxy_read_timeout 5s;", levelOK, "lets WebSockets through"},
+		{"short for all", "\tinclude conf.d/*.conf;", "\tinclude conf.d/*.conf; proxy_read_timeout 5s;", levelOK,
+			"lets WebSockets through"},
 		{"odd", "proxy_read_timeout 60s", "proxy_read_timeout $arg_t", levelNote, "not understood: $arg_t"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -102,6 +118,7 @@ func TestDoctorKnowsThePing(t *testing.T) {
 	for ping, want := range map[string]string{
 		"40s": "\n  warning  location ^~ /websocket (/etc/nginx/snippets/wscast.conf:2) has proxy_read_timeout 1m0s, less than twice the 40s",
 		"90s": "proxy_read_timeout 181s",
+		"60s": "closes clients that were sent nothing for 1m0s, and they are pinged every 1m0s",
 		"0s":  "\n  warning  clients are not pinged, and nginx closes those that were sent nothing for 1m0s",
 	} {
 		f := healthy()
@@ -112,9 +129,36 @@ func TestDoctorKnowsThePing(t *testing.T) {
 	}
 }
 
+// A block with a proxy_set_header of its own inherits none (ngx_http_proxy_module).
+func TestHeadersAreNotAddedUp(t *testing.T) {
+	f := healthy()
+	f.nginx.config = parseNginx(strings.NewReplacer("listen 443 ssl;", "listen 443 ssl; proxy_set_header Upgrade $http_upgrade;",
+		"\tproxy_set_header Upgrade $http_upgrade;\n", "").Replace(goodSite))
+	if out, _ := shows(f); !strings.Contains(out, "does not pass on the headers of an upgrade") {
+		t.Errorf("the header of the server is taken for one of the location:\n%s", out)
+	}
+}
+
+func TestSiteWithoutTheShippedFiles(t *testing.T) {
+	f := healthy()
+	f.nginx.config = parseNginx(dumpHeader + "/n:\nevents { } http { server { location /websocket {\n" +
+		"proxy_pass http://127.0.0.1:7311; } location /x { proxy_pass http://$x; } } }")
+	out, _ := shows(f)
+	for _, line := range []string{
+		"'2s/proxy_pass/proxy_http_version 1.1; &/' /n",
+		"'2s/proxy_pass/proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; &/' /n",
+		"'2s/proxy_pass/proxy_set_header Host $http_host; &/' /n",
+	} {
+		if !strings.Contains(out, line) {
+			t.Errorf("no %q in\n%s", line, out)
+		}
+	}
+}
+
 func TestDoctorKnowsTheHost(t *testing.T) {
 	f := healthy()
-	f.nginx.config = parseNginx(strings.NewReplacer("Host $http_host", "Host $host", "listen 443", "listen [::]:8443").Replace(goodSite))
+	f.nginx.config = parseNginx(strings.NewReplacer("Host $http_host", "Host $host", "listen 443",
+		"listen [::]:8443").Replace(goodSite))
 	if out, _ := shows(f); !strings.Contains(out, "sends Host: $host without the port 8443: pages are refused with 403") {
 		t.Errorf("the port is not missed in\n%s", out)
 	}
@@ -142,12 +186,15 @@ func TestRoomOfWorkers(t *testing.T) {
 		limits  []int
 		room    string
 	}{
-		{"events { worker_connections 768; }", 2, []int{1024, 1024}, "room for 768 clients: 2 workers with worker_connections 768"},
+		{"events { worker_connections 768; }", 2, []int{1024, 1024},
+			"room for 768 clients: 2 workers with worker_connections 768"},
 		{"events { }", 0, nil, "room for 256 clients: 1 worker with worker_connections 512"},
 		{"worker_processes auto; events { }", 0, nil, "room for 512 clients: 2 workers"},
 		{"worker_processes 4; events { }", 0, nil, "room for 1024 clients: 4 workers"},
-		{"worker_rlimit_nofile 500; events { worker_connections 1000; }", 1, nil, "room for 200 clients, and 250 are needed: a worker may open 500 files"},
-		{"worker_rlimit_nofile 900; events { worker_connections 1000; }", 1, nil, "room for 400 clients: a worker may open 900 files"},
+		{"worker_rlimit_nofile 500; events { worker_connections 1000; }", 1, nil,
+			"room for 200 clients, and 250 are needed: a worker may open 500 files"},
+		{"worker_rlimit_nofile 900; events { worker_connections 1000; }", 1, nil,
+			"room for 400 clients: a worker may open 900 files"},
 		{"events { worker_connections 100; }", 1, nil, "room for 50 clients, and 250 are needed"},
 	} {
 		f := healthy()
@@ -182,7 +229,8 @@ func TestReaches(t *testing.T) {
 
 func TestNginxTime(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"60s": time.Minute, "60": time.Minute, "1m30s": 90 * time.Second, "1m 30s": 90 * time.Second, "500ms": time.Second / 2, "1d": 24 * time.Hour, "1M": 720 * time.Hour, "0": 0,
+		"60s": time.Minute, "60": time.Minute, "1m30s": 90 * time.Second, "1m 30s": 90 * time.Second,
+		"500ms": time.Second / 2, "1d": 24 * time.Hour, "1M": 720 * time.Hour, "0": 0,
 	} {
 		if got, err := nginxTime(text); err != nil || got != want {
 			t.Errorf("%q is %v %v, want %v", text, got, err, want)

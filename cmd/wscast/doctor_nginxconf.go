@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// nginx's configuration, as nginx -T prints it: the text of each file behind a line that names it. Which directives there are, and
-// whether they are right, is for nginx to say. What is read here need not make sense, and nothing in it is an error.
+// nginx's configuration, as nginx -T prints it: the text of each file behind a line that names it. Which directives
+// there are, and whether they are right, is for nginx to say. What is read here need not make sense, and nothing in it
+// is an error.
 
 // directive is a directive with its block, if it has one, and where it is.
 type directive struct {
@@ -21,15 +22,16 @@ type directive struct {
 const (
 	// dumpHeader and a colon stand around the path of a file.
 	dumpHeader = "# configuration file "
-	// deepest is how deep blocks and includes may lie in each other, and mostIncludes how often a file may be included; what is beyond is
-	// left out. Files that include two others each are 2ⁿ in the end.
+	// deepest is how deep blocks and includes may lie in each other, and mostIncludes how often a file may be included;
+	// what is beyond is left out. Files that include two others each are 2ⁿ in the end.
 	deepest      = 100
 	mostIncludes = 1 << 14
 )
 
 // parseNginx returns the directives of the main file, with those of the files that it includes in place of include.
 func parseNginx(dump string) []directive {
-	c := nginxFiles{text: make(map[string]string), read: make(map[string][]directive), left: mostIncludes, open: make(map[string]bool)}
+	c := nginxFiles{text: make(map[string]string), read: make(map[string][]directive), left: mostIncludes,
+		open: make(map[string]bool)}
 	name, start, offset := "", 0, 0
 	for line := range strings.Lines(dump) {
 		rest, isHeader := strings.CutPrefix(line, dumpHeader)
@@ -51,7 +53,7 @@ type nginxFiles struct {
 	names []string // in the order of the dump, the main file first
 	text  map[string]string
 	read  map[string][]directive // with include as it is
-	open  map[string]bool        // that are being included: nginx itself does not come to an end with one that includes itself
+	open  map[string]bool        // that are being included: nginx has no end either of one that includes itself
 	left  int                    // includes
 }
 
@@ -78,8 +80,8 @@ func (c *nginxFiles) include(name string, depth int) []directive {
 	return c.resolve(list, depth)
 }
 
-// resolve puts what is included in its place. Paths are relative to the directory of the main file, and patterns (glob(7)) match what nginx
-// has found.
+// resolve puts what is included in its place. Paths are relative to the directory of the main file, and patterns
+// (glob(7)) match what nginx has found.
 func (c *nginxFiles) resolve(list []directive, depth int) (resolved []directive) {
 	for _, d := range list {
 		if d.name != "include" || len(d.args) != 1 {
@@ -147,8 +149,9 @@ const endOfFile = '\x04'
 // blanks are what nginx takes between words.
 const blanks = " \t\r\n"
 
-// token reads a word, or one of ; { } or the end, which is special. The rules are those of nginx's ngx_conf_read_token: quotes count at the
-// beginning of a word, a brace ends one unless it follows a dollar sign, and a backslash takes the next character as it is.
+// token reads a word, or one of ; { } or the end, which is special. The rules are those of nginx's ngx_conf_read_token:
+// quotes count at the beginning of a word, a brace ends one unless it follows a dollar sign, and a backslash takes the
+// next character as it is.
 func (r *nginxReader) token() (line int, word string, special byte) {
 	for r.text != "" {
 		switch c := r.text[0]; {

@@ -29,7 +29,8 @@ func checkSocketFile(f *facts) []finding {
 	}
 	switch {
 	case s.blocked != "":
-		return []finding{wrong("chmod a+x "+quoted(s.blocked), "%s may not pass the directory %s", f.caller.name, s.blocked)}
+		return []finding{wrong("chmod a+x "+quoted(s.blocked), "%s may not pass the directory %s", f.caller.name,
+			s.blocked)}
 	case errors.Is(s.err, fs.ErrNotExist):
 		return []finding{wrong(start, "%s is not there", s.path)}
 	case s.err != nil:
@@ -54,7 +55,8 @@ func checkSocketMode(f *facts) (findings []finding) {
 	}
 	u := f.unitOfSocket()
 	if mode, err := strconv.ParseUint(u.get("SocketMode"), 8, 32); err == nil && fs.FileMode(mode).Perm() != s.mode.Perm() {
-		findings = append(findings, warn(fmt.Sprintf("chmod %#o %s", mode, quoted(s.path)), "the mode of %s is %#o, and %#o in %s", s.path, s.mode.Perm(), mode, publishSocket))
+		findings = append(findings, warn(fmt.Sprintf("chmod %#o %s", mode, quoted(s.path)),
+			"the mode of %s is %#o, and %#o in %s", s.path, s.mode.Perm(), mode, publishSocket))
 	} else if s.mode.Perm()&0o002 != 0 {
 		findings = append(findings, note("", "every user of this machine may publish"))
 	}
@@ -63,7 +65,8 @@ func checkSocketMode(f *facts) (findings []finding) {
 		{"group", "SocketGroup", s.group, ":"},
 	} {
 		if want := u.get(is.property); want != "" && want != is.got {
-			findings = append(findings, warn("chown "+is.chown+want+" "+quoted(s.path), "the %s of %s is %s, and %s in %s", is.what, s.path, is.got, want, publishSocket))
+			findings = append(findings, warn("chown "+is.chown+want+" "+quoted(s.path),
+				"the %s of %s is %s, and %s in %s", is.what, s.path, is.got, want, publishSocket))
 		}
 	}
 	return findings
@@ -90,11 +93,15 @@ func checkCaller(f *facts) []finding {
 	case s.writable:
 		return []finding{ok("%s may publish", c.name)}
 	case s.mode.Perm()&0o020 == 0:
-		return []finding{wrong(fmt.Sprintf("chmod g+rw %s", quoted(s.path)), "%s may not publish, and the group %s may not either", c.name, s.group)}
+		return []finding{wrong(fmt.Sprintf("chmod g+rw %s", quoted(s.path)),
+			"%s may not publish, and the group %s may not either", c.name, s.group)}
 	case slices.Contains(c.groups, s.gid):
-		return []finding{wrong("ls -l "+quoted(s.path), "%s is in the group %s, and may not publish all the same: something else forbids it", c.name, s.group)}
+		return []finding{wrong("ls -l "+quoted(s.path),
+			"%s is in the group %s, and may not publish all the same: something else forbids it", c.name, s.group)}
 	case slices.Contains(c.registered, s.gid):
-		return []finding{wrong("log in again, or: newgrp "+quoted(s.group), "%s may not publish yet: this session is older than the membership in the group %s", c.name, s.group)}
+		return []finding{wrong("log in again, or: newgrp "+quoted(s.group),
+			"%s may not publish yet: this session is older than the membership in the group %s", c.name, s.group)}
 	}
-	return []finding{wrong(fmt.Sprintf("usermod -aG %s %s", quoted(s.group), quoted(c.name)), "%s may not publish, not being in the group %s (then log in again)", c.name, s.group)}
+	return []finding{wrong(fmt.Sprintf("usermod -aG %s %s", quoted(s.group), quoted(c.name)),
+		"%s may not publish, not being in the group %s (then log in again)", c.name, s.group)}
 }

@@ -23,8 +23,9 @@ import (
 func healthy() *facts {
 	socket := func(name, address string) *unit {
 		return &unit{properties: map[string][]string{
-			"Id": {name}, "LoadState": {"loaded"}, "UnitFileState": {"enabled"}, "ActiveState": {"active"}, "SubState": {"running"},
-			"Result": {"success"}, "NeedDaemonReload": {"no"}, "Listen": {address + " (Stream)"}, "Backlog": {"4096"},
+			"Id": {name}, "LoadState": {"loaded"}, "UnitFileState": {"enabled"}, "ActiveState": {"active"},
+			"SubState": {"running"},
+			"Result":   {"success"}, "NeedDaemonReload": {"no"}, "Listen": {address + " (Stream)"}, "Backlog": {"4096"},
 			"SocketMode": {"0660"}, "SocketUser": {"root"}, "SocketGroup": {"wscast"},
 		}}
 	}
@@ -36,27 +37,36 @@ func healthy() *facts {
 			publishSocket: socket(publishSocket, "/run/wscast/publish.sock"),
 			serviceUnit: {
 				properties: map[string][]string{
-					"Id": {serviceUnit}, "LoadState": {"loaded"}, "UnitFileState": {"disabled"}, "ActiveState": {"active"}, "SubState": {"running"},
-					"Result": {"success"}, "NeedDaemonReload": {"no"}, "ExecMainStatus": {"0"}, "MainPID": {"100"}, "NRestarts": {"0"}, "Restart": {"always"},
-					"FileDescriptorStoreMax": {"256"}, "NFileDescriptorStore": {"7"}, "StartLimitIntervalUSec": {"0"}, "LimitNOFILESoft": {"524288"},
+					"Id": {serviceUnit}, "LoadState": {"loaded"}, "UnitFileState": {"disabled"},
+					"ActiveState": {"active"}, "SubState": {"running"},
+					"Result": {"success"}, "NeedDaemonReload": {"no"}, "ExecMainStatus": {"0"}, "MainPID": {"100"},
+					"NRestarts": {"0"}, "Restart": {"always"},
+					"FileDescriptorStoreMax": {"256"}, "NFileDescriptorStore": {"7"}, "StartLimitIntervalUSec": {"0"},
+					"LimitNOFILESoft": {"524288"},
 				},
 				files: []unitFile{{"/usr/lib/systemd/system/wscast.service",
 					"[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nLimitNOFILE=524288\nFileDescriptorStoreMax=256\n"}},
 			},
-			nginxUnit: {properties: map[string][]string{"Id": {nginxUnit}, "LoadState": {"loaded"}, "ActiveState": {"active"}}},
+			nginxUnit: {properties: map[string][]string{"Id": {nginxUnit}, "LoadState": {"loaded"},
+				"ActiveState": {"active"}}},
 		},
-		socket: socketFile{path: "/run/wscast/publish.sock", mode: fs.ModeSocket | 0o660, owner: "root", group: "wscast", gid: 990, listens: true, writable: true},
+		socket: socketFile{path: "/run/wscast/publish.sock", mode: fs.ModeSocket | 0o660, owner: "root",
+			group: "wscast", gid: 990, listens: true, writable: true},
 		answer: answer{asked: true, info: map[string]string{
-			"wscast_version": version, "process_id": "100", "uptime_in_seconds": "7200", "connected_clients": "200", "connected_publishers": "2",
-			"survival": "on", "parked": "200", "stored_descriptors": "7", "not_parked": "0", "slow": "0",
+			"wscast_version": version, "process_id": "100", "uptime_in_seconds": "7200", "connected_clients": "200",
+			"connected_publishers": "2",
+			"survival":             "on", "parked": "200", "stored_descriptors": "7", "not_parked": "0", "slow": "0",
 			"messages_kept": "5000", "messages_limit": "262144", "bytes_kept": "500000", "bytes_limit": "67108864",
 			"oldest_age_seconds": "3600.123", "channels": "3", "channels_limit": "65536",
 		}},
-		running: running{pid: 100, args: []string{"/usr/sbin/wscastd", "--config", "/etc/wscast/wscast.toml"}, openFiles: 524288},
+		running: running{pid: 100, args: []string{"/usr/sbin/wscastd", "--config", "/etc/wscast/wscast.toml"},
+			openFiles: 524288},
 		program: program{path: "/usr/sbin/wscastd", version: version},
-		config:  configuration{path: "/etc/wscast/wscast.toml", checked: true, good: true, settings: map[string]string{"websocket.ping": "25s"}},
+		config: configuration{path: "/etc/wscast/wscast.toml", checked: true, good: true,
+			settings: map[string]string{"websocket.ping": "25s"}},
 		nginx: nginxFacts{
-			path: "/usr/sbin/nginx", version: "1.22.1", running: true, workers: 2, limits: []int{1024, 1024}, uid: 33, groups: []int{33},
+			path: "/usr/sbin/nginx", version: "1.22.1", running: true, workers: 2, command: "nginx", limits: []int{1024, 1024}, uid: 33,
+			groups: []int{33},
 			reload: "systemctl reload nginx.service", config: parseNginx(goodSite),
 		},
 		machine: machine{ports: [2]int{32768, 60999}, somaxconn: 4096, processors: 2},
@@ -99,7 +109,8 @@ func says(field, value string) func(*facts) {
 func dropIn(property, setting, value string) func(*facts) {
 	return func(f *facts) {
 		u := f.units[serviceUnit]
-		u.files = append(u.files, unitFile{"/etc/systemd/system/wscast.service.d/low.conf", "[Service]\n " + setting + " = " + value + "\n"})
+		u.files = append(u.files, unitFile{"/etc/systemd/system/wscast.service.d/low.conf",
+			"[Service]\n " + setting + " = " + value + "\n"})
 		u.properties[property] = []string{value}
 	}
 }
@@ -143,24 +154,34 @@ func TestDoctorFinds(t *testing.T) {
 	}{
 		// Units.
 		{"no systemd", byHand, levelNote, "systemd does not run here: clients do not survive"},
-		{"systemd is silent", func(f *facts) { f.units, f.manager.err = nil, "Failed to connect to bus" }, levelNote, "cannot be asked about the units: Failed to connect"},
-		{"old systemd", func(f *facts) { f.manager.version = "245.4-4ubuntu3" }, levelError, "systemd 245 cannot keep the clients"},
-		{"systemd of no version", func(f *facts) { f.manager.version = "" }, levelNote, "version of systemd is not known"},
+		{"systemd is silent", func(f *facts) { f.units, f.manager.err = nil, "Failed to connect to bus" }, levelNote,
+			"cannot be asked about the units: Failed to connect"},
+		{"old systemd", func(f *facts) { f.manager.version = "245.4-4ubuntu3" }, levelError,
+			"systemd 245 cannot keep the clients"},
+		{"systemd of no version", func(f *facts) { f.manager.version = "" }, levelNote,
+			"version of systemd is not known"},
 		{"socket stopped", set(clientsSocket, "ActiveState", "inactive"), levelError,
 			"wscast.socket does not listen: it is inactive (running) — systemctl restart wscast.socket wscast.service"},
-		{"socket and service stopped", func(f *facts) { set(clientsSocket, "ActiveState", "inactive")(f); stop(f) }, levelError, " — systemctl start wscast.socket"},
-		{"socket failed", set(publishSocket, "ActiveState", "failed"), levelError, "|| journalctl -n 20 -u wscast-publish.socket"},
-		{"socket not enabled", set(publishSocket, "UnitFileState", "disabled"), levelWarning, " — systemctl enable wscast-publish.socket"},
+		{"socket and service stopped", func(f *facts) { set(clientsSocket, "ActiveState", "inactive")(f); stop(f) },
+			levelError, " — systemctl start wscast.socket"},
+		{"socket failed", set(publishSocket, "ActiveState", "failed"), levelError,
+			"|| journalctl -n 20 -u wscast-publish.socket"},
+		{"socket not enabled", set(publishSocket, "UnitFileState", "disabled"), levelWarning,
+			" — systemctl enable wscast-publish.socket"},
 		{"socket masked", set(clientsSocket, "LoadState", "masked"), levelError, " — systemctl unmask wscast.socket"},
-		{"socket broken", set(clientsSocket, "LoadState", "bad-setting"), levelError, " — systemd-analyze verify wscast.socket"},
-		{"socket not installed", set(publishSocket, "LoadState", "not-found"), levelError, "wscast-publish.socket is not installed"},
-		{"service stopped", stop, levelNote, "wscast.service does not run; the first connection starts it — systemctl start wscast.service"},
+		{"socket broken", set(clientsSocket, "LoadState", "bad-setting"), levelError,
+			" — systemd-analyze verify wscast.socket"},
+		{"socket not installed", set(publishSocket, "LoadState", "not-found"), levelError,
+			"wscast-publish.socket is not installed"},
+		{"service stopped", stop, levelNote,
+			"wscast.service does not run; the first connection starts it — systemctl start wscast.service"},
 		{"service failed", func(f *facts) {
 			stop(f)
 			set(serviceUnit, "ActiveState", "failed")(f)
 			set(serviceUnit, "Result", "exit-code")(f)
 			set(serviceUnit, "ExecMainStatus", "1")(f)
-		}, levelError, "wscast.service does not stay up: it is failed (dead), result exit-code, exit code 1 — journalctl -n 20 -u wscast.service"},
+		}, levelError,
+			"wscast.service does not stay up: it is failed (dead), result exit-code, exit code 1 — journalctl -n 20 -u wscast.service"},
 		{"service does not start for its configuration", func(f *facts) {
 			set(serviceUnit, "ActiveState", "activating")(f)
 			set(serviceUnit, "SubState", "auto-restart")(f)
@@ -171,57 +192,97 @@ func TestDoctorFinds(t *testing.T) {
 			set(serviceUnit, "ActiveState", "activating")(f)
 			set(serviceUnit, "SubState", "start")(f)
 		}, levelNote, "is activating (start)"},
-		{"service not installed", func(f *facts) { stop(f); set(serviceUnit, "LoadState", "not-found")(f) }, levelError, "wscast.service is not installed"},
+		{"service not installed", func(f *facts) { stop(f); set(serviceUnit, "LoadState", "not-found")(f) },
+			levelError, "wscast.service is not installed"},
 		{"crashes", set(serviceUnit, "NRestarts", "3"), levelNote, "has ended by itself 3 times"},
-		{"unit changed", set(clientsSocket, "NeedDaemonReload", "yes"), levelWarning, "wscast.socket — systemctl daemon-reload"},
-		{"no store", dropIn("FileDescriptorStoreMax", "FileDescriptorStoreMax", "0"), levelError, "FileDescriptorStoreMax=0 in /etc/systemd/system/wscast.service.d/low.conf — " +
-			"sed -i '/^[[:space:]]*FileDescriptorStoreMax[[:space:]]*=/d' /etc/systemd/system/wscast.service.d/low.conf" + reloaded},
+		{"unit changed", set(clientsSocket, "NeedDaemonReload", "yes"), levelWarning,
+			"wscast.socket — systemctl daemon-reload"},
+		{"no store", dropIn("FileDescriptorStoreMax", "FileDescriptorStoreMax", "0"), levelError,
+			"FileDescriptorStoreMax=0 in /etc/systemd/system/wscast.service.d/low.conf — " +
+				"sed -i '/^[[:space:]]*FileDescriptorStoreMax[[:space:]]*=/d' /etc/systemd/system/wscast.service.d/low.conf" + reloaded},
 		{"small store", set(serviceUnit, "FileDescriptorStoreMax", "8"), levelWarning,
 			`printf '[Service]\nFileDescriptorStoreMax=256\n' >/etc/systemd/system/wscast.service.d/zz-filedescriptorstoremax.conf` + reloaded},
-		{"start limit", set(serviceUnit, "StartLimitIntervalUSec", "10s"), levelWarning, `printf '[Unit]\nStartLimitIntervalSec=0\n'`},
+		{"start limit", set(serviceUnit, "StartLimitIntervalUSec", "10s"), levelWarning,
+			`printf '[Unit]\nStartLimitIntervalSec=0\n'`},
 		{"no restart", dropIn("Restart", "Restart", "no"), levelWarning, "Restart=no in /etc/systemd"},
 
 		// Publish socket.
-		{"no socket", func(f *facts) { f.socket.err = syscall.ENOENT }, levelError, "publish.sock is not there — systemctl restart wscast-publish.socket wscast.service"},
-		{"no socket by hand", func(f *facts) { byHand(f); f.socket.err = syscall.ENOENT }, levelError, "publish.sock is not there — is this its path?"},
-		{"nobody listens", func(f *facts) { f.socket.listens = false }, levelError, "nobody listens on /run/wscast/publish.sock — systemctl restart"},
-		{"a file in place of it", func(f *facts) { f.socket.mode = 0o660 }, levelError, "is not a socket — rm /run/wscast/publish.sock && systemctl restart"},
-		{"closed directory", func(f *facts) { f.socket.blocked = "/run/wscast" }, levelError, "alice may not pass the directory /run/wscast — chmod a+x /run/wscast"},
-		{"other mode", func(f *facts) { f.socket.mode = fs.ModeSocket | 0o600 }, levelWarning, "is 0600, and 0660 in wscast-publish.socket — chmod 0660 /run/wscast/publish.sock"},
-		{"other group", func(f *facts) { f.socket.group = "adm" }, levelWarning, " — chown :wscast /run/wscast/publish.sock"},
-		{"other owner", func(f *facts) { f.socket.owner = "alice" }, levelWarning, " — chown root /run/wscast/publish.sock"},
-		{"open to all", func(f *facts) { f.socket.mode |= 0o666; set(publishSocket, "SocketMode", "0666")(f) }, levelNote, "every user of this machine may publish"},
+		{"no socket", func(f *facts) { f.socket.err = syscall.ENOENT }, levelError,
+			"publish.sock is not there — systemctl restart wscast-publish.socket wscast.service"},
+		{"no socket by hand", func(f *facts) { byHand(f); f.socket.err = syscall.ENOENT }, levelError,
+			"publish.sock is not there — is this its path?"},
+		{"nobody listens", func(f *facts) { f.socket.listens = false }, levelError,
+			"nobody listens on /run/wscast/publish.sock — systemctl restart"},
+		{"a file in place of it", func(f *facts) { f.socket.mode = 0o660 }, levelError,
+			"is not a socket — rm /run/wscast/publish.sock && systemctl restart"},
+		{"closed directory", func(f *facts) { f.socket.blocked = "/run/wscast" }, levelError,
+			"alice may not pass the directory /run/wscast — chmod a+x /run/wscast"},
+		{"other mode", func(f *facts) { f.socket.mode = fs.ModeSocket | 0o600 }, levelWarning,
+			"is 0600, and 0660 in wscast-publish.socket — chmod 0660 /run/wscast/publish.sock"},
+		{"other group", func(f *facts) { f.socket.group = "adm" }, levelWarning,
+			" — chown :wscast /run/wscast/publish.sock"},
+		{"other owner", func(f *facts) { f.socket.owner = "alice" }, levelWarning,
+			" — chown root /run/wscast/publish.sock"},
+		{"open to all", func(f *facts) { f.socket.mode |= 0o666; set(publishSocket, "SocketMode", "0666")(f) },
+			levelNote, "every user of this machine may publish"},
 		{"not a member", func(f *facts) {
 			f.socket.writable = false
 			f.caller.groups, f.caller.registered = []int{1000}, []int{1000}
-		}, levelError, "alice may not publish, not being in the group wscast (then log in again) — usermod -aG wscast alice"},
-		{"member since the login", func(f *facts) { f.socket.writable, f.caller.groups = false, []int{1000} }, levelError, "older than the membership in the group wscast — log in again, or: newgrp wscast"},
-		{"group may not write", func(f *facts) { f.socket.writable, f.socket.mode = false, fs.ModeSocket|0o640 }, levelError, " — chmod g+rw /run/wscast/publish.sock"},
-		{"something else forbids", func(f *facts) { f.socket.writable = false }, levelError, "may not publish all the same"},
-		{"rules", func(f *facts) { f.config.settings["publish.allow.publish"] = `["mail/*"]` }, levelNote, "[[publish.allow]] in /etc/wscast/wscast.toml says on which channels"},
+		}, levelError,
+			"alice may not publish, not being in the group wscast (then log in again) — usermod -aG wscast alice"},
+		{"member since the login", func(f *facts) { f.socket.writable, f.caller.groups = false, []int{1000} },
+			levelError, "older than the membership in the group wscast — log in again, or: newgrp wscast"},
+		{"group may not write", func(f *facts) { f.socket.writable, f.socket.mode = false, fs.ModeSocket|0o640 },
+			levelError, " — chmod g+rw /run/wscast/publish.sock"},
+		{"something else forbids", func(f *facts) { f.socket.writable = false }, levelError,
+			"may not publish all the same"},
+		{"rules", func(f *facts) { f.config.settings["publish.allow.publish"] = `["mail/*"]` }, levelNote,
+			"[[publish.allow]] in /etc/wscast/wscast.toml says on which channels"},
 
 		// wscastd.
-		{"late", func(f *facts) { f.answer = answer{asked: true, err: errors.New("i/o timeout"), late: true} }, levelError, "wscastd does not answer in 5s — systemctl restart wscast.service"},
+		{"late", func(f *facts) { f.answer = answer{asked: true, err: errors.New("i/o timeout"), late: true} },
+			levelError, "wscastd does not answer in 5s — systemctl restart wscast.service"},
 		{"refused", mute(&ipc.ReplyError{Text: "NOPERM no"}), levelError, "refuses to answer: NOPERM no"},
-		{"closed", mute(errors.New("wscastd closed the connection")), levelError, "cannot be asked: wscastd closed the connection — systemctl restart wscast.service"},
-		{"bad configuration", func(f *facts) { f.config.good, f.config.said = false, `unknown key "websocket.pong"` }, levelError,
+		{"closed", mute(errors.New("wscastd closed the connection")), levelError,
+			"cannot be asked: wscastd closed the connection — systemctl restart wscast.service"},
+		{"bad configuration", func(f *facts) { f.config.good, f.config.said = false, `unknown key "websocket.pong"` },
+			levelError,
 			`the configuration cannot be used: unknown key "websocket.pong" — edit /etc/wscast/wscast.toml, then: systemctl reload-or-restart wscast.service`},
-		{"secret configuration", func(f *facts) { f.config.err, f.config.checked = syscall.EACCES, false }, levelNote, "alice may not read /etc/wscast/wscast.toml — wscastd --check"},
-		{"no program to check with", func(f *facts) { f.config.checked = false }, levelNote, "there is no wscastd to check"},
-		{"upgraded", func(f *facts) { f.program.version = "9.9" }, levelWarning, "and 9.9 is installed in /usr/sbin/wscastd — systemctl restart wscast.service"},
-		{"another tool", func(f *facts) { says("wscast_version", "0.0.1")(f); f.program.version = "0.0.1" }, levelNote, "wscastd is of version 0.0.1, and this tool of " + version},
-		{"survival off", func(f *facts) { says("survival", "off")(f); says("survival_off_because", "the store is full")(f) }, levelError,
+		{"secret configuration", func(f *facts) { f.config.err, f.config.checked = syscall.EACCES, false }, levelNote,
+			"alice may not read /etc/wscast/wscast.toml — wscastd --check"},
+		{"no program to check with", func(f *facts) { f.config.checked = false }, levelNote,
+			"there is no wscastd to check"},
+		{"upgraded", func(f *facts) { f.program.version = "9.9" }, levelWarning,
+			"and 9.9 is installed in /usr/sbin/wscastd — systemctl restart wscast.service"},
+		{"another tool", func(f *facts) { says("wscast_version", "0.0.1")(f); f.program.version = "0.0.1" }, levelNote,
+			"wscastd is of version 0.0.1, and this tool of " + version},
+		{"survival off", func(f *facts) {
+			says("survival", "off")(f)
+			says("survival_off_because",
+				"the store is full")(f)
+		}, levelError,
 			"clients do not survive a restart: the store is full — systemctl restart wscast.service"},
-		{"survival off by hand", byHand, levelNote, "clients do not survive a restart: not started by a service manager"},
+		{"survival off by hand", byHand, levelNote,
+			"clients do not survive a restart: not started by a service manager"},
 		{"not parked", says("not_parked", "4"), levelWarning, "4 times a connection could not be left with systemd"},
-		{"files lowered", func(f *facts) { dropIn("LimitNOFILESoft", "LimitNOFILE", "1024")(f); f.running.openFiles = 1024 }, levelWarning,
+		{"files lowered", func(f *facts) {
+			dropIn("LimitNOFILESoft", "LimitNOFILE",
+				"1024")(f)
+			f.running.openFiles = 1024
+		}, levelWarning,
 			"wscastd has room for 462 clients: LimitNOFILE=1024 in /etc/systemd/system/wscast.service.d/low.conf — sed -i '/^[[:space:]]*LimitNOFILE"},
-		{"files short in a container", func(f *facts) { f.running.openFiles, f.planned = 20000, 12000 }, levelWarning, "room for 9950 clients, and 12000 are needed: it gets 20000 open files"},
-		{"files short by hand", func(f *facts) { byHand(f); f.running.openFiles, f.planned = 1024, 500 }, levelWarning, "ulimit -n 2048"},
-		{"more clients than the unit allows", func(f *facts) { f.planned = 500000 }, levelWarning, "LimitNOFILE=1048576"},
-		{"files unseen", func(f *facts) { f.running = running{} }, levelNote, "limit of open files of wscastd cannot be seen"},
-		{"log too short", func(f *facts) { says("bytes_kept", "67000000")(f); says("oldest_age_seconds", "4.5")(f) }, levelWarning, "reaches back 4 s: a client that stands still for longer is slow — log.size"},
-		{"clock behind", func(f *facts) { f.answer.clockBehind = true }, levelWarning, "the clock is behind the messages in the log"},
+		{"files short in a container", func(f *facts) { f.running.openFiles, f.planned = 20000, 12000 }, levelWarning,
+			"room for 9950 clients, and 12000 are needed: it gets 20000 open files"},
+		{"files short by hand", func(f *facts) { byHand(f); f.running.openFiles, f.planned = 1024, 500 }, levelWarning,
+			"ulimit -n 2048"},
+		{"more clients than the unit allows", func(f *facts) { f.planned = 500000 }, levelWarning,
+			"LimitNOFILE=1048576"},
+		{"files unseen", func(f *facts) { f.running = running{} }, levelNote,
+			"limit of open files of wscastd cannot be seen"},
+		{"log too short", func(f *facts) { says("bytes_kept", "67000000")(f); says("oldest_age_seconds", "4.5")(f) },
+			levelWarning, "reaches back 4 s: a client that stands still for longer is slow — raise log.size in /etc/wscast/wscast.toml, then: systemctl restart wscast.service"},
+		{"clock behind", func(f *facts) { f.answer.clockBehind = true }, levelWarning,
+			"the clock is behind the messages in the log"},
 		{"channels used up", says("channels", "60000"), levelWarning, "60000 of 65536 channels"},
 		{"slow clients", says("slow", "2"), levelNote, "fell out of the log 2 times"},
 		{"disk full", func(f *facts) {
@@ -235,14 +296,19 @@ func TestDoctorFinds(t *testing.T) {
 
 		// nginx.
 		{"no nginx", func(f *facts) { f.nginx = nginxFacts{} }, levelNote, "there is no nginx here"},
-		{"nginx stopped", func(f *facts) { f.nginx.running, f.nginx.workers = false, 0 }, levelError, "nginx does not run — systemctl start nginx.service"},
+		{"nginx stopped", func(f *facts) { f.nginx.running, f.nginx.workers = false, 0 }, levelError,
+			"nginx does not run — systemctl start nginx.service"},
 		{"nginx without a unit", func(f *facts) {
 			f.nginx.running, f.nginx.workers = false, 0
 			set(nginxUnit, "LoadState", "not-found")(f)
 		}, levelNote, "nginx does not run — /usr/sbin/nginx"},
-		{"nginx hidden", func(f *facts) { f.nginx.config, f.nginx.refused, f.nginx.forbids = nil, "open() failed", true }, levelNote,
+		{"nginx hidden", func(f *facts) {
+			f.nginx.config, f.nginx.refused, f.nginx.forbids = nil, "open() failed",
+				true
+		}, levelNote,
 			"alice may not see the configuration of nginx — as root: wscast doctor"},
-		{"nginx broken", func(f *facts) { f.nginx.config, f.nginx.refused = nil, "unexpected end of file" }, levelError, "unexpected end of file — nginx -t"},
+		{"nginx broken", func(f *facts) { f.nginx.config, f.nginx.refused = nil, "unexpected end of file" },
+			levelError, "unexpected end of file — nginx -t"},
 		{"nginx has too few connections", func(f *facts) { f.planned = 1000 }, levelWarning,
 			"room for 768 clients, and 1000 are needed: worker_connections 768 — sed -i --follow-symlinks '2s/worker_connections[^;]*/worker_connections 2048/' /etc/nginx/nginx.conf && nginx -t && systemctl reload"},
 		{"nginx has too few files", func(f *facts) { f.planned, f.nginx.limits = 700, []int{1024, 512} }, levelWarning,
@@ -254,14 +320,17 @@ func TestDoctorFinds(t *testing.T) {
 		}, levelError, "nginx may not open /run/wscast/websocket.sock: its mode is 0660"},
 
 		// Machine.
-		{"ports", func(f *facts) { f.planned = 30000 }, levelWarning, "ports for 28232 clients, and 30000 are needed: 28232 to each of 127.0.0.1:7311 — another ListenStream="},
-		{"backlog", func(f *facts) { f.machine.somaxconn = 128 }, levelWarning, "128 clients at once may wait to be taken"},
+		{"ports", func(f *facts) { f.planned = 30000 }, levelWarning,
+			"ports for 28232 clients, and 30000 are needed: 28232 to each of 127.0.0.1:7311 — another ListenStream="},
+		{"backlog", func(f *facts) { f.machine.somaxconn = 128 }, levelWarning,
+			"128 clients at once may wait to be taken"},
 		{"clock", func(f *facts) { f.machine.unsynced = true }, levelNote, " — timedatectl set-ntp true"},
 		{"clock hidden", func(f *facts) { f.machine.clockUnknown = true }, levelNote, "cannot be seen here"},
 		{"nginx may not connect", func(f *facts) {
 			f.machine.denial = `avc:  denied  { name_connect } for  pid=1 comm="nginx" dest=7311 scontext=system_u:system_r:httpd_t:s0`
 		}, levelWarning, " — setsebool -P httpd_can_network_connect 1"},
-		{"denial", func(f *facts) { f.machine.denial = "avc: denied { read }\x1b[2J" }, levelNote, `has denied something: avc: denied { read }\x1b[2J`},
+		{"denial", func(f *facts) { f.machine.denial = "avc: denied { read }\x1b[2J" }, levelNote,
+			`has denied something: avc: denied { read }\x1b[2J`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := healthy()
@@ -277,6 +346,21 @@ func TestDoctorFinds(t *testing.T) {
 				t.Errorf("the error is %v after\n%s", err, out)
 			}
 		})
+	}
+}
+
+// Of several files that set something the last one has to be changed.
+func TestDoctorNamesTheFile(t *testing.T) {
+	u := &unit{files: []unitFile{
+		{"/usr/lib/systemd/system/wscast.service", "LimitNOFILE=1\n"}, {"/etc/a.conf", "LimitNOFILE=2\n"}, {"/etc/b.conf", "#LimitNOFILE=3\n"},
+		{"/etc/c.conf", "LimitNOFILESoft=4\n"},
+	}}
+	if at := u.setIn("LimitNOFILE"); at != " in /etc/a.conf" {
+		t.Errorf("it is set%s", at)
+	}
+	u.files = append(u.files, unitFile{"/etc/it's.conf", "  LimitNOFILE = 4\n"})
+	if mend := u.restore("LimitNOFILE", "5"); !strings.Contains(mend, ` '/etc/it'\''s.conf' && systemctl daemon-reload`) {
+		t.Errorf("the line is %s", mend)
 	}
 }
 
@@ -302,7 +386,8 @@ func TestDoctorKnowsNothing(t *testing.T) {
 	for _, f := range []*facts{
 		{},
 		{manager: manager{runs: true}, units: map[string]*unit{}},
-		{manager: manager{runs: true}, units: map[string]*unit{serviceUnit: {}, clientsSocket: {}, publishSocket: {}, nginxUnit: {}}},
+		{manager: manager{runs: true}, units: map[string]*unit{serviceUnit: {}, clientsSocket: {}, publishSocket: {},
+			nginxUnit: {}}},
 		{nginx: nginxFacts{path: "/usr/sbin/nginx", config: []directive{}}, answer: answer{info: map[string]string{}}},
 	} {
 		if out, _ := shows(f); !strings.Contains(out, "\n  note ") {
@@ -313,7 +398,8 @@ func TestDoctorKnowsNothing(t *testing.T) {
 
 func TestDoctorCommand(t *testing.T) {
 	d := startDaemon(t)
-	d.info = []ipc.Section{{Name: "Survival", Fields: []ipc.Field{{Key: "survival", Value: "off"}, {Key: "survival_off_because", Value: "it is a test"}}}}
+	d.info = []ipc.Section{{Name: "Survival", Fields: []ipc.Field{{Key: "survival", Value: "off"},
+		{Key: "survival_off_because", Value: "it is a test"}}}}
 	r := wscast(t, "", "doctor", "--socket", d.socket, "--clients", "10")
 	for _, line := range []string{
 		"Publish socket\n  ok       " + d.socket + " is there: ",
@@ -362,7 +448,8 @@ func TestDoctorColours(t *testing.T) {
 
 func TestDoctorAligns(t *testing.T) {
 	var b bytes.Buffer
-	printArea(&b, "Area", []finding{note("one", "short"), ok("in order, and much longer than any of the others"), warn("two", "longer"), warn("three", "%s", strings.Repeat("x", widestAligned+1))}, false)
+	printArea(&b, "Area", []finding{note("one", "short"), ok("in order, and much longer than any of the others"),
+		warn("two", "longer"), warn("three", "%s", strings.Repeat("x", widestAligned+1))}, false)
 	want := "Area\n  note     short   — one\n  ok       in order, and much longer than any of the others\n  warning  longer  — two\n  warning  " +
 		strings.Repeat("x", widestAligned+1) + "  — three\n\n"
 	if b.String() != want {

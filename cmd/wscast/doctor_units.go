@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// leastSystemd is the first version with all that the descriptor store needs: FDPOLL=0 and BARRIER=1 of sd_notify(3).
+	// leastSystemd is the first version with all that the descriptor store needs: FDPOLL=0 and BARRIER=1 of
+	// sd_notify(3).
 	leastSystemd = 246
 	// shippedStore and shippedFiles are FileDescriptorStoreMax= and LimitNOFILE= of the shipped unit.
 	shippedStore = 256
@@ -29,16 +30,19 @@ func checkManager(f *facts) []finding {
 	version, err := strconv.Atoi(regexp.MustCompile(`^\d*`).FindString(f.manager.version))
 	switch {
 	case err != nil:
-		return []finding{note("systemctl --version", "the version of systemd is not known; %d or later is needed", leastSystemd)}
+		return []finding{note("systemctl --version", "the version of systemd is not known; %d or later is needed",
+			leastSystemd)}
 	case version < leastSystemd:
-		return []finding{wrong("", "systemd %d cannot keep the clients over a restart: %d or later is needed", version, leastSystemd)}
+		return []finding{wrong("", "systemd %d cannot keep the clients over a restart: %d or later is needed", version,
+			leastSystemd)}
 	}
 	return []finding{ok("systemd %s", f.manager.version)}
 }
 
-// byHand tells whether a wscastd answers that systemd knows nothing of.
+// byHand tells whether a wscastd answers that is not the one of the service.
 func (f *facts) byHand() bool {
-	return f.answer.info != nil && f.units[serviceUnit].get("ActiveState") != "active"
+	known := f.units != nil || !f.manager.runs
+	return f.answer.info != nil && known && f.answer.info["process_id"] != f.units[serviceUnit].get("MainPID")
 }
 
 func checkSocketUnits(f *facts) (findings []finding) {
@@ -47,12 +51,15 @@ func checkSocketUnits(f *facts) (findings []finding) {
 	}
 	service := f.units[serviceUnit]
 	if !service.installed() && f.byHand() {
-		return []finding{note("", "the units are not installed, and wscastd was started by hand: clients do not survive a restart of it")}
+		return []finding{note("",
+			"the units are not installed, and wscastd was started by hand: clients do not survive a restart of it")}
 	}
 	for _, name := range []string{clientsSocket, publishSocket} {
 		u := f.units[name]
 		if !u.installed() {
-			findings = append(findings, wrong("install the package wscast, or in the sources: make install PREFIX=/usr", "%s is not installed", name))
+			findings = append(findings,
+				wrong("install the package wscast, or in the sources: make install PREFIX=/usr", "%s is not installed",
+					name))
 			continue
 		}
 		if found, bad := checkUnitFile(name, u); bad {
@@ -73,7 +80,8 @@ func checkSocketUnits(f *facts) (findings []finding) {
 		}
 		findings = append(findings, ok("%s listens on %s", name, strings.Join(f.listens(name), " ")))
 		if enabled := u.get("UnitFileState"); enabled == "disabled" {
-			findings = append(findings, warn("systemctl enable "+name, "%s is not enabled: after a reboot it does not listen", name))
+			findings = append(findings, warn("systemctl enable "+name,
+				"%s is not enabled: after a reboot it does not listen", name))
 		}
 	}
 	return findings
@@ -122,7 +130,8 @@ func checkService(f *facts) (findings []finding) {
 	case f.units == nil || !u.installed() && f.byHand():
 		return nil
 	case !u.installed():
-		return []finding{wrong("install the package wscast, or in the sources: make install PREFIX=/usr", "%s is not installed", serviceUnit)}
+		return []finding{wrong("install the package wscast, or in the sources: make install PREFIX=/usr",
+			"%s is not installed", serviceUnit)}
 	}
 	found, bad := checkUnitFile(serviceUnit, u)
 	switch {
@@ -131,23 +140,30 @@ func checkService(f *facts) (findings []finding) {
 	case u.get("ActiveState") == "active":
 		findings = append(findings, ok("%s is active", serviceUnit))
 	case u.get("ActiveState") == "inactive" && f.byHand():
-		findings = append(findings, note("", "%s does not run, and a wscastd that was started by hand answers: clients do not survive a restart of it", serviceUnit))
+		findings = append(findings, note("",
+			"%s does not run, and a wscastd that was started by hand answers: clients do not survive a restart of it",
+			serviceUnit))
 	case u.get("ActiveState") == "inactive":
-		findings = append(findings, note("systemctl start "+serviceUnit, "%s does not run; the first connection starts it", serviceUnit))
+		findings = append(findings, note("systemctl start "+serviceUnit,
+			"%s does not run; the first connection starts it", serviceUnit))
 	case u.get("ActiveState") == "reloading", u.get("SubState") == "start":
 		findings = append(findings, note("", "%s is %s", serviceUnit, state(u)))
 	case u.get("ExecMainStatus") == configurationExit:
-		findings = append(findings, wrong("wscastd --check --config "+cmp.Or(f.config.path, "FILE"), "%s does not start: its configuration cannot be used", serviceUnit))
+		findings = append(findings, wrong("wscastd --check --config "+cmp.Or(f.config.path, "FILE"),
+			"%s does not start: its configuration cannot be used", serviceUnit))
 	default:
-		findings = append(findings, wrong("journalctl -n 20 -u "+serviceUnit, "%s does not stay up: it is %s, exit code %s",
+		findings = append(findings, wrong("journalctl -n 20 -u "+serviceUnit,
+			"%s does not stay up: it is %s, exit code %s",
 			serviceUnit, state(u), cmp.Or(u.get("ExecMainStatus"), "unknown")))
 	}
 	if n := u.get("NRestarts"); n != "" && n != "0" {
-		findings = append(findings, note("journalctl -p err -u "+serviceUnit, "wscastd has ended by itself %s times since it was started", n))
+		findings = append(findings, note("journalctl -p err -u "+serviceUnit,
+			"wscastd has ended by itself %s times since it was started", n))
 	}
 	for _, name := range unitNames {
 		if name != nginxUnit && f.units[name].get("NeedDaemonReload") == "yes" {
-			findings = append(findings, warn("systemctl daemon-reload", "systemd has not read what was changed in %s", name))
+			findings = append(findings, warn("systemctl daemon-reload", "systemd has not read what was changed in %s",
+				name))
 		}
 	}
 	return findings
@@ -162,10 +178,12 @@ func checkStore(f *facts) []finding {
 	}
 	switch {
 	case room == 0:
-		return []finding{wrong(u.restore("FileDescriptorStoreMax", strconv.Itoa(shippedStore)), "clients do not survive a restart: FileDescriptorStoreMax=0%s",
+		return []finding{wrong(u.restore("FileDescriptorStoreMax", strconv.Itoa(shippedStore)),
+			"clients do not survive a restart: FileDescriptorStoreMax=0%s",
 			u.setIn("FileDescriptorStoreMax"))}
 	case room < shippedStore:
-		return []finding{warn(u.restore("FileDescriptorStoreMax", strconv.Itoa(shippedStore)), "FileDescriptorStoreMax=%d%s is less than the %d of the unit as shipped",
+		return []finding{warn(u.restore("FileDescriptorStoreMax", strconv.Itoa(shippedStore)),
+			"FileDescriptorStoreMax=%d%s is less than the %d of the unit as shipped",
 			room, u.setIn("FileDescriptorStoreMax"), shippedStore)}
 	}
 	return []finding{ok("systemd keeps up to %d descriptors of wscastd", room)}
@@ -175,11 +193,13 @@ func checkStore(f *facts) []finding {
 func checkStarts(f *facts) (findings []finding) {
 	u := f.units[serviceUnit]
 	if interval := u.get("StartLimitIntervalUSec"); interval != "" && interval != "0" {
-		findings = append(findings, warn(u.restore("StartLimitIntervalSec", "0"), "crashes in a row would end all connections: StartLimitIntervalSec=%s%s",
+		findings = append(findings, warn(u.restore("StartLimitIntervalSec", "0"),
+			"crashes in a row would end all connections: StartLimitIntervalSec=%s%s",
 			interval, u.setIn("StartLimitIntervalSec")))
 	}
 	if restart := u.get("Restart"); restart != "" && restart != "always" {
-		findings = append(findings, warn(u.restore("Restart", "always"), "a crash may end all connections: Restart=%s%s", restart, u.setIn("Restart")))
+		findings = append(findings, warn(u.restore("Restart", "always"),
+			"a crash may end all connections: Restart=%s%s", restart, u.setIn("Restart")))
 	}
 	if u.installed() && u.get("StartLimitIntervalUSec") != "" && len(findings) == 0 {
 		findings = append(findings, ok("systemd starts wscastd again however often it ends"))
@@ -187,7 +207,8 @@ func checkStarts(f *facts) (findings []finding) {
 	return findings
 }
 
-// whereSet is the file of a unit in which a setting has its value, the last one that sets it; nil where none can be seen that does.
+// whereSet is the file of a unit in which a setting has its value, the last one that sets it; nil where none can be
+// seen that does.
 func (u *unit) whereSet(setting string) *unitFile {
 	if u == nil {
 		return nil
@@ -209,8 +230,8 @@ func (u *unit) setIn(setting string) string {
 	return ""
 }
 
-// restore is the line that brings a setting back to the shipped value: what has changed it is removed when that is a drop-in, and
-// otherwise overruled by one.
+// restore is the line that brings a setting back to the shipped value: what has changed it is removed when that is a
+// drop-in, and otherwise overruled by one.
 func (u *unit) restore(setting, value string) string {
 	const force = " && systemctl daemon-reload && systemctl restart " + serviceUnit
 	if file := u.whereSet(setting); file != nil && strings.HasSuffix(file.path, ".conf") {
@@ -221,7 +242,8 @@ func (u *unit) restore(setting, value string) string {
 		section = "Unit"
 	}
 	dir := "/etc/systemd/system/" + serviceUnit + ".d"
-	return fmt.Sprintf(`mkdir -p %s && printf '[%s]\n%s=%s\n' >%s/zz-%s.conf`, dir, section, setting, value, dir, strings.ToLower(setting)) + force
+	return fmt.Sprintf(`mkdir -p %s && printf '[%s]\n%s=%s\n' >%s/zz-%s.conf`, dir, section, setting, value, dir,
+		strings.ToLower(setting)) + force
 }
 
 // quoted is a word for the shell.

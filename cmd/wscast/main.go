@@ -31,6 +31,7 @@ var commands = []command{
 	listenCommand,
 	statusCommand,
 	doctorCommand,
+	tokenCommand,
 	versionCommand,
 }
 

@@ -3,6 +3,7 @@ package loop
 import (
 	"bytes"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ const MaxHead = 8 << 10
 type Handshaker interface {
 	// Handshake returns what to answer to a request, given its head with the empty line at its end. head is only valid during
 	// the call.
-	Handshake(head []byte) Admission
+	Handshake(head []byte, peer Peer) Admission
 	// Refuse returns the answer to a request that cannot be served, with one line that says why.
 	Refuse(status int, line string) []byte
 	// May tells why a client with that grant, nil for none, may not subscribe to a channel; the zero Refusal: it may.
@@ -31,6 +32,21 @@ type Handshaker interface {
 	Publish(u *Upstream) (clients int, refusal Refusal)
 	// Restore makes a grant of what Grant.Bytes has returned in an earlier process.
 	Restore(grant []byte) (Grant, error)
+}
+
+// Peer is the other end of a connection.
+type Peer int32
+
+// Addr is its address; the zero Addr for a Unix-domain socket, whose peers are on this machine and were let in by its permissions.
+func (p Peer) Addr() netip.Addr {
+	sa, _ := unix.Getpeername(int(p))
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(sa.Addr)
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(sa.Addr).Unmap()
+	}
+	return netip.Addr{}
 }
 
 // Admission is the answer to a request.
@@ -85,7 +101,7 @@ func (l *loop) handshake(c *client) {
 		return
 	}
 	size += len(endOfHead)
-	a := l.host.Handshake(l.scratch[:size])
+	a := l.host.Handshake(l.scratch[:size], Peer(c.fd))
 	answer := a.Answer
 	if !a.Open {
 		l.reply(c, answer)

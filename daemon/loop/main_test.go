@@ -79,7 +79,7 @@ type door struct {
 
 const upgraded = "HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
-func (d *door) Handshake(head []byte) Admission {
+func (d *door) Handshake(head []byte, _ Peer) Admission {
 	path, _, ok := strings.Cut(strings.TrimPrefix(string(head), "GET /"), " ")
 	if path == "no/inside" {
 		(<-d.inside)()

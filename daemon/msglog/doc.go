@@ -6,7 +6,8 @@
 //
 // # The file
 //
-// The log is one memfd, mapped shared, which outlives the process when somebody else holds the descriptor:
+// The log is one memfd, or one file on a disk, mapped shared. It outlives the process when somebody else holds the
+// descriptor, and a file on a disk outlives that as well:
 //
 //	+--------+----------------+---------------------+----------------------+- - - - - - - - - - -+
 //	| header | channel names  | index: 64 B entries | data: frames, a ring | the data once more  |
@@ -34,6 +35,21 @@
 // message; Log.once, an index made anew by Open, has the hashes of the messages that are kept. Put refuses to append a second
 // message with an id that is there (once.go says how sure that is).
 //
+// # On a disk
+//
+// Load opens the log in a file, for which there may have been a power failure since; Open takes a descriptor of a log that
+// was in memory all the time. In a file each entry has a checksum of itself, of the channel's name and of the frame, which
+// costs Put a pass over the frame; without a file there are none. The kernel writes pages back in any order, and the writer
+// makes it do so a second after the first message that was not written, without a lock. All blocks are allocated when the
+// file is made, so that a full disk is an error then and no signal later. The file is locked by the open file description:
+// the lock goes where the descriptor goes.
+//
+// The header has three hints for Load: the head, the newest message that was on the disk for certain (synced), and a mark
+// that the log was finished and is as it was then. What is there is told by the checksums alone (scan.go). Without the
+// mark Load gives the log a new epoch, since numbers above the newest message that is there can have been given to messages
+// that are gone; generations say up to where the earlier epochs hold. Before that it erases the entries above, lest one of
+// them be taken for a message of the new epoch after one more failure.
+//
 // # Reading
 //
 // A Reader stands for one event loop, and reads without a lock. It promises not to give out entries below its floor, and
@@ -46,7 +62,14 @@
 // A Follower is a local process that reads along. It copies, checks afterwards that what it copied was not overwritten
 // meanwhile, and is told ErrBehind if it was. It holds nobody up.
 //
+// # Goroutines
+//
+// One for a log with a file, the writer's. Close and Finish end it.
+//
 // # Failure
+//
+// A disk that cannot be written to is known by Log.Failure; the log goes on in memory, and is not said to be finished. A
+// page that cannot be read is an error of Load, and ends the process (SIGBUS) later.
 //
 // Put refuses what has no place and changes nothing then, except that room may have been made. Open refuses a damaged
 // log as a whole; what is not checked (times, payloads) is not noticed. A reader that never comes round stops all publishers.

@@ -28,7 +28,8 @@ type tableHeader struct {
 	nonce  uint64 // random, made with the table
 
 	used     atomic.Uint32 // no record at or above it was ever used
-	failed   atomic.Uint32 // adoptions in a row that did not go well
+	begun    atomic.Uint32 // adoptions in a row that did not come to their end
+	crashed  atomic.Uint32 // crashes in a row after adoptions that did
 	encoders atomic.Uint32 // see Encoders
 }
 
@@ -233,20 +234,25 @@ func (t *Table) SetEncoders(version uint32) { t.head.encoders.Store(version) }
 func (t *Table) Nonce() uint64 { return t.head.nonce }
 
 // An adoption that does not go well can be the fault of what is adopted, and then the next one does not go well either. It counts as failed
-// from Begin until Adopted, and when the process crashes by itself afterwards, until Lived. A process that is killed from outside between Adopted
-// and Lived says nothing about it.
+// from Begin until one comes to its end (Adopted), and when the process crashes by itself afterwards, until one has Lived. A process that is killed
+// from outside between Adopted and Lived says nothing about it.
 
 // Begin says that an adoption begins, and returns how many before it, in a row, have failed.
-func (t *Table) Begin() (failed int) { return int(t.head.failed.Add(1)) - 1 }
+func (t *Table) Begin() (failed int) {
+	return int(min(t.head.begun.Add(1)-1, 1<<16) + min(t.head.crashed.Load(), 1<<16))
+}
 
 // Adopted says that everything is taken over.
-func (t *Table) Adopted() { t.head.failed.Add(^uint32(0)) }
+func (t *Table) Adopted() { t.head.begun.Store(0) }
 
 // Crashed says that the process is about to crash.
-func (t *Table) Crashed() { t.head.failed.Add(1) }
+func (t *Table) Crashed() { t.head.crashed.Add(1) }
 
 // Lived says that the process has lived long enough, or is ending in good order.
-func (t *Table) Lived() { t.head.failed.Store(0) }
+func (t *Table) Lived() {
+	t.head.begun.Store(0)
+	t.head.crashed.Store(0)
+}
 
 // forget frees the records for which no connection was found.
 func (t *Table) forget(found []Found) {

@@ -105,8 +105,14 @@ func TestFailedAdoptions(t *testing.T) {
 	}
 	begin(0)
 	begin(1)
+	table.Adopted() // what was here before can be taken over
+	begin(0)
 	table.Adopted()
+	table.Crashed()
 	begin(1)
+	begin(2)
+	table.Adopted()
+	begin(1) // which does not say that it does no harm later
 	table.Adopted()
 	table.Crashed()
 	begin(2)

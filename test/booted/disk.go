@@ -48,7 +48,7 @@ func (m *Machine) again(off ...string) {
 	case <-time.After(harness.Patience):
 		m.t.Fatalf("the machine is not off after %v\n%s", harness.Patience, m.printed())
 	}
-	m.leader, m.ended, m.heard = 0, make(chan struct{}), map[string]string{}
+	m.leader, m.heard = 0, map[string]string{}
 	m.name = fmt.Sprintf("wscast-%d-%d", os.Getpid(), machines.Add(1)) // its control group is its own
 	m.boot()
 }

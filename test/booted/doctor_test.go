@@ -78,16 +78,20 @@ func (p *patient) rewrite(name, old, replacement string) {
 	}
 }
 
-// A healthy machine is broken in one way after the other. Each is found, and gone once the line has been run that is said to mend it.
+// A healthy machine is broken in one way after the other. Each is found, and gone once the line has been run that is
+// said to mend it.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	m := booted.Boot(t, booted.WithNginx())
 	out := (&patient{t, m}).healthy()
 	t.Logf("healthy:\n%s", out)
 	for _, line := range []string{
-		"wscast.socket listens on 127.0.0.1:7311\n", "wscast-publish.socket listens on /run/wscast/publish.sock\n", "wscast.service is active\n",
-		"systemd keeps up to 256 descriptors", "/run/wscast/publish.sock is there: root:wscast, 0660\n", "/etc/wscast/wscast.toml is good\n",
-		"clients survive a restart", "location ^~ /websocket (" + booted.NginxSnippet + ":", "lets WebSockets through\n",
+		"wscast.socket listens on 127.0.0.1:7311\n", "wscast-publish.socket listens on /run/wscast/publish.sock\n",
+		"wscast.service is active\n",
+		"systemd keeps up to 256 descriptors", "/run/wscast/publish.sock is there: root:wscast, 0660\n",
+		"/etc/wscast/wscast.toml is good\n",
+		"clients survive a restart", "location ^~ /websocket (" + booted.NginxSnippet + ":",
+		"lets WebSockets through\n",
 	} {
 		if !strings.Contains(out, line) {
 			t.Errorf("nothing about %q", line)
@@ -112,11 +116,16 @@ func TestDoctor(t *testing.T) {
 		harm        func(*patient)
 		level, text string
 	}{
-		{"mode of the socket", func(p *patient) { p.Run("chmod", "0600", "/run/wscast/publish.sock") }, "warning", "the mode of /run/wscast/publish.sock is 0600"},
-		{"group of the socket", func(p *patient) { p.Run("chgrp", "root", "/run/wscast/publish.sock") }, "warning", "the group of /run/wscast/publish.sock is root"},
-		{"directory of the socket", func(p *patient) { p.Run("rm", "/run/wscast/publish.sock") }, "error", "/run/wscast/publish.sock is not there"},
-		{"no store", limit("[Service]\nFileDescriptorStoreMax=0"), "error", "FileDescriptorStoreMax=0 in /etc/systemd/system/wscast.service.d/50-test.conf"},
-		{"no store, seen by wscastd", limit("[Service]\nFileDescriptorStoreMax = 0"), "error", "clients do not survive a restart: the service manager keeps no descriptors"},
+		{"mode of the socket", func(p *patient) { p.Run("chmod", "0600", "/run/wscast/publish.sock") }, "warning",
+			"the mode of /run/wscast/publish.sock is 0600"},
+		{"group of the socket", func(p *patient) { p.Run("chgrp", "root", "/run/wscast/publish.sock") }, "warning",
+			"the group of /run/wscast/publish.sock is root"},
+		{"directory of the socket", func(p *patient) { p.Run("rm", "/run/wscast/publish.sock") }, "error",
+			"/run/wscast/publish.sock is not there"},
+		{"no store", limit("[Service]\nFileDescriptorStoreMax=0"), "error",
+			"FileDescriptorStoreMax=0 in /etc/systemd/system/wscast.service.d/50-test.conf"},
+		{"no store, seen by wscastd", limit("[Service]\nFileDescriptorStoreMax = 0"), "error",
+			"clients do not survive a restart: the service manager keeps no descriptors"},
 		{"small store", limit("[Service]\nFileDescriptorStoreMax=16"), "warning", "FileDescriptorStoreMax=16 in"},
 		{"start limit", limit("[Unit]\nStartLimitIntervalSec=10"), "warning", "StartLimitIntervalSec=10s in"},
 		{"no restart", limit("[Service]\nRestart=on-success"), "warning", "Restart=on-success in"},
@@ -126,16 +135,24 @@ func TestDoctor(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "warning", "systemd has not read what was changed in wscast.service"},
-		{"service stopped", func(p *patient) { p.Systemctl("stop", service) }, "note", "wscast.service does not run; the first connection starts it"},
-		{"clients' socket stopped", func(p *patient) { p.Systemctl("stop", "wscast.socket") }, "error", "wscast.socket does not listen: it is inactive (dead)"},
-		{"publishers' socket stopped", func(p *patient) { p.Systemctl("stop", "wscast-publish.socket") }, "error", "wscast-publish.socket does not listen"},
-		{"socket not enabled", func(p *patient) { p.Systemctl("disable", "wscast.socket") }, "warning", "wscast.socket is not enabled"},
+		{"service stopped", func(p *patient) { p.Systemctl("stop", service) }, "note",
+			"wscast.service does not run; the first connection starts it"},
+		{"clients' socket stopped", func(p *patient) { p.Systemctl("stop", "wscast.socket") }, "error",
+			"wscast.socket does not listen: it is inactive (dead)"},
+		{"publishers' socket stopped", func(p *patient) { p.Systemctl("stop", "wscast-publish.socket") }, "error",
+			"wscast-publish.socket does not listen"},
+		{"socket not enabled", func(p *patient) { p.Systemctl("disable", "wscast.socket") }, "warning",
+			"wscast.socket is not enabled"},
 		{"nginx stopped", func(p *patient) { p.Systemctl("stop", "nginx.service") }, "error", "nginx does not run"},
-		{"no upgrade", site("proxy_set_header Upgrade    $http_upgrade;\n\tproxy_set_header Connection $wscast_connection;", ""), "error", "does not pass on the headers of an upgrade"},
-		{"connection closed", site("proxy_set_header Connection $wscast_connection", "proxy_set_header Connection close"), "error", "sends Connection: close"},
+		{"no upgrade",
+			site("proxy_set_header Upgrade    $http_upgrade;\n\tproxy_set_header Connection $wscast_connection;", ""),
+			"error", "does not pass on the headers of an upgrade"},
+		{"connection closed", site("proxy_set_header Connection $wscast_connection",
+			"proxy_set_header Connection close"), "error", "sends Connection: close"},
 		{"HTTP/1.0", site("proxy_http_version 1.1;", ""), "error", "speaks HTTP/1.0"},
 		{"no host", site("proxy_set_header Host $http_host;", ""), "error", "does not pass on the header Host"},
-		{"short timeout", site("proxy_read_timeout 60s", "proxy_read_timeout 10s"), "error", "closes clients that were sent nothing for 10s"},
+		{"short timeout", site("proxy_read_timeout 60s", "proxy_read_timeout 10s"), "error",
+			"closes clients that were sent nothing for 10s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &patient{t, m}
@@ -156,7 +173,8 @@ func TestDoctor(t *testing.T) {
 	t.Run("bad configuration", func(t *testing.T) {
 		p := &patient{t, m}
 		p.WriteConfig("[websocket]\npong = '25s'\n")
-		mend := p.finds("", "error", `the configuration cannot be used: /etc/wscast/wscast.toml: unknown key "websocket.pong"`)
+		mend := p.finds("", "error",
+			`the configuration cannot be used: /etc/wscast/wscast.toml: unknown key "websocket.pong"`)
 		p.WriteConfig("[websocket]\nping = '20s'\n")
 		_, command, _ := strings.Cut(mend, ", then: ")
 		p.apply(command)
@@ -214,4 +232,24 @@ func TestDoctorOfOthers(t *testing.T) {
 	if out := m.Run(booted.As("mallory", "wscast", "publish", "news", "hello")...); out != "0\n" {
 		t.Errorf("mallory publishes, and the answer is %q", out)
 	}
+}
+
+// Root must not run what somebody else's process says that it is.
+func TestDoctorBelievesNobody(t *testing.T) {
+	t.Parallel()
+	m := booted.Boot(t, booted.WithNginx())
+	p := &patient{t, m}
+	m.Systemctl("stop", "nginx.service")
+	m.Run("sh", "-c", `cd /srv && cp /bin/sleep nginx && printf '#!/bin/sh\ntouch /srv/was-run\n' >mine && chmod 755 mine`)
+	unit := "[Service]\nType=exec\nUser=mallory\nExecStart=@/srv/nginx 'nginx: master process /srv/mine' 1000\n"
+	if err := os.WriteFile(m.Path("/run/systemd/system/mine.service"), []byte(unit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.Systemctl("daemon-reload")
+	m.Systemctl("start", "mine.service")
+	p.finds("", "error", "nginx does not run")
+	if _, err := os.Stat(m.Path("/srv/was-run")); err == nil {
+		t.Error("wscast doctor has run a program of mallory's as root")
+	}
+	m.Systemctl("stop", "mine.service")
 }

@@ -91,13 +91,13 @@ func Boot(t testing.TB, options ...Option) *Machine {
 		t: t, dir: dir, files: filepath.Join(dir, "files"),
 		name:    fmt.Sprintf("wscast-%d-%d", os.Getpid(), machines.Add(1)),
 		enabled: []string{"wscast.socket", "wscast-publish.socket", "wscast.service"},
-		ended:   make(chan struct{}), heard: map[string]string{},
+		heard:   map[string]string{},
 	}
 	m.port = reservePort(t)
 	id := make([]byte, 16)
 	rand.Read(id)
 	m.file("etc/machine-id", hex.EncodeToString(id)+"\n") // without one it is a first boot, which enables every unit
-	m.file("usr/lib/sysusers.d/test.conf", "u alice -\nm alice wscast\nu mallory -\n")
+	m.file("usr/lib/sysusers.d/test.conf", "u alice -\nm alice wscast\nu bob -\nm bob wscast\nu mallory -\n")
 	m.file("etc/systemd/system/wscast.socket.d/10-address.conf", fmt.Sprintf("[Socket]\nListenStream=\nListenStream=127.0.0.1:%d\n", m.port))
 	m.link("etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")
 	for _, unit := range unneeded {
@@ -112,6 +112,7 @@ func Boot(t testing.TB, options ...Option) *Machine {
 
 func (m *Machine) boot() {
 	m.t.Helper()
+	_ = os.Remove(filepath.Join(m.dir, "notify")) // that of the boot before
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(m.dir, "notify"), Net: "unixgram"})
 	if err != nil {
 		m.t.Fatal(err)
@@ -160,6 +161,7 @@ func (m *Machine) boot() {
 		Setpgid: true, Pdeathsig: syscall.SIGTERM, // see boot.sh
 		UseCgroupFD: true, CgroupFD: int(m.cgroup.file.Fd()),
 	}
+	m.ended = make(chan struct{})
 	started := make(chan error)
 	go func() {
 		defer close(m.ended)

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// WithNginx has an nginx run in the machine, with the shipped files in its one site, which is on port 80. The machine has a network of its own; see
-// [OwnNetwork].
+// WithNginx has an nginx run in the machine, with the shipped files in its one site, which is on port 80. The machine
+// has a network of its own; see [OwnNetwork].
 func WithNginx() Option {
 	return func(m *Machine) {
 		m.nginx = true

@@ -28,6 +28,7 @@ type Daemon struct {
 	sockets []*socket
 	room    int // of the descriptor store
 	notify  *notifySocket
+	doom    string // in the environment of the next process
 
 	process *process  // nil while stopped
 	heard   int       // position in notify behind what has been awaited
@@ -56,6 +57,15 @@ func Socket(name, network string) Option {
 // FDStore gives the daemon a store for that many descriptors (FileDescriptorStoreMax=), which every further process of it
 // gets with its sockets.
 func FDStore(room int) Option { return func(d *Daemon) { d.room = room } }
+
+// EmptyStore closes what is stored, as systemd does when a service is stopped.
+func (d *Daemon) EmptyStore() {
+	d.t.Helper()
+	if err := d.notify.settle(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.notify.empty()
+}
 
 // NoSockets replaces all sockets so far, those of every daemon included, by none.
 func NoSockets() Option { return func(d *Daemon) { d.sockets = nil } }
@@ -256,11 +266,17 @@ func (d *Daemon) start() error {
 	})
 	// A program with the race detector sleeps a second before it ends, for reports that are being written.
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+filepath.Join(d.dir, "notify"), "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=100")
+	if d.doom != "" {
+		cmd.Env = append(cmd.Env, d.doom)
+	}
 	if len(d.sockets) > 0 {
 		var names []string
 		for _, s := range d.sockets {
 			names = append(names, s.name)
 			cmd.ExtraFiles = append(cmd.ExtraFiles, s.file)
+		}
+		if err := d.notify.settle(); err != nil {
+			return err
 		}
 		for _, f := range d.notify.inStore() {
 			names = append(names, f.Name())

@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -23,25 +22,46 @@ func Failpoints(t testing.TB) Option {
 	return func(d *Daemon) { d.program = program }
 }
 
-// StartDoomed starts a process that kills itself at the nth pass of a failpoint. It returns a channel that is closed when it has: at once, when that was
-// before it became ready.
+// StartDoomed starts a process that kills itself at the nth pass of a failpoint (package failpoint). It returns a channel that is closed when the process
+// has ended: at once, when that was before it became ready.
 func (d *Daemon) StartDoomed(point string, n int) (dead <-chan struct{}) {
 	d.t.Helper()
-	const variable = "WSCAST_FAILPOINT" // survive.FailpointVariable
-	os.Setenv(variable, point+" "+strconv.Itoa(n))
-	defer os.Unsetenv(variable)
+	d.doom = "WSCAST_FAILPOINT=" + point + " " + strconv.Itoa(n) // failpoint.Variable
+	defer func() { d.doom = "" }()
 	if err := d.start(); err == nil {
 		return d.process.done
-	} else if d.failed.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	} else if !killed(d.failed) {
 		d.t.Fatal(err)
 	}
 	return d.failed.done
 }
 
-// Bury is for a process that has killed itself.
+// EndDoomed ends a process of StartDoomed with SIGTERM, unless it is dead, and tells whether it has killed itself, be it then.
+func (d *Daemon) EndDoomed() (itself bool) {
+	d.t.Helper()
+	p := d.process
+	if p == nil {
+		return true
+	}
+	d.process = nil
+	err := p.stop(syscall.SIGTERM, stopPatience)
+	if killed(p) {
+		return true
+	}
+	if err != nil {
+		d.t.Fatalf("%v\n%s", err, p.log)
+	}
+	return false
+}
+
+// Bury kills a process of StartDoomed, unless it is dead.
 func (d *Daemon) Bury() {
 	if d.process != nil {
 		_ = d.process.stop(syscall.SIGKILL, stopPatience)
 		d.process = nil
 	}
+}
+
+func killed(p *process) bool {
+	return p.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 }

@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -67,6 +68,28 @@ func (n *notifySocket) empty() {
 		f.Close()
 	}
 	n.stored = nil
+}
+
+// settle waits until it has dealt with all that was sent before, also by processes that have ended: systemd looks after a process's
+// messages before it looks after its end.
+func (n *notifySocket) settle() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, _, err = n.conn.WriteMsgUnix([]byte("BARRIER=1"), unix.UnixRights(int(w.Fd())), n.conn.LocalAddr().(*net.UnixAddr))
+	w.Close()
+	if err == nil {
+		err = r.SetReadDeadline(time.Now().Add(Patience))
+	}
+	if err == nil {
+		_, err = r.Read(make([]byte, 1))
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return err
 }
 
 func (n *notifySocket) inStore() []*os.File {

@@ -11,14 +11,11 @@ import (
 
 func TestLintianIsContent(t *testing.T) {
 	harness.Find(t, "lintian", "lintian")
-	cmd := exec.Command("lintian", "--allow-root", "--fail-on=error,warning", build(t, "deb", first))
-	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+	cmd := exec.Command("lintian", "--allow-root", "--display-info", "--fail-on=error,warning", build(t, "deb", first))
+	out, err := cmd.CombinedOutput()
+	// An override that is not needed any more is information to lintian.
+	if err != nil || strings.Contains(string(out), "-override ") {
 		t.Errorf("lintian: %v\n%s", err, out)
-	}
-	// Each override is still needed.
-	out := run(t, nil, "lintian", "--allow-root", "--fail-on=none", "--tags=unused-override,mismatched-override", build(t, "deb", first))
-	if out != "" {
-		t.Errorf("lintian: %s", out)
 	}
 }
 
