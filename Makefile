@@ -2,7 +2,7 @@
 # make run      build, and serve the demo page on http://127.0.0.1:7311/ without systemd
 # make test     install what the tests need (Debian, apt) and run all of them
 # make check    formatting and static analysis
-# make bench    measure against a C program, a plain Go server and others
+# make bench    measure against a C program, a plain Go server and others; writes doc/performance.md (more: BENCH='-help')
 # make install  everything a package has, below DESTDIR
 # make deb      a package for Debian and Ubuntu, into bin/ (doc/packaging.md)
 # make rpm      a package for Fedora and Enterprise Linux, into bin/
@@ -60,7 +60,7 @@ check:
 	@.ci/govulncheck $(GO) run $(GOVULNCHECK) ./...
 
 bench: build
-	$(GO) run ./bench -wscastd bin/wscastd
+	$(GO) run ./bench -wscastd bin/wscastd -doc doc $(BENCH)
 
 fuzz:
 	@for package in $$($(GO) list ./...); do \

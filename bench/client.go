@@ -12,9 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// One source address has about 28,000 ports to one server (ip_local_port_range); past this
-// many clients the next ones come from 127.0.0.2, and so on.
-const clientsPerAddress = 20_000
+// One source address has about 28,000 ports to one server (ip_local_port_range), and a
+// connection that is over may keep its port for a minute: clients come from this many
+// addresses, from 127.0.0.1 on, in turn.
+const (
+	sourceAddresses   = 16
+	clientsPerAddress = 20_000
+)
 
 // The key of the example in RFC 6455, section 1.3, and the answer to it. Every client uses
 // it: a server has no way to profit from that.
@@ -38,18 +42,20 @@ const (
 // A client is one WebSocket connection of the load process.
 type client struct {
 	order
-	fd    int
-	stage stage
-	rest  []byte // the front of an answer or of a frame of which the end has not come
+	number int
+	path   string // of the request
+	fd     int
+	stage  stage
+	rest   []byte // the front of an answer or of a frame of which the end has not come
 }
 
 // connect starts to connect client number i to a server, and does not wait.
-func connect(i int, to netip.AddrPort) (*client, error) {
+func connect(i int, path string, to netip.AddrPort) (*client, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	c := &client{fd: fd}
+	c := &client{number: i, path: path, fd: fd}
 	// Without this, bind would reserve a port for this source address and every destination
 	// (ip(7)).
 	err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
@@ -66,14 +72,14 @@ func connect(i int, to netip.AddrPort) (*client, error) {
 	return c, nil
 }
 
-func sourceAddress(i int) [4]byte { return [4]byte{127, 0, 0, byte(1 + i/clientsPerAddress)} }
+func sourceAddress(i int) [4]byte { return [4]byte{127, 0, 0, byte(1 + i%sourceAddresses)} }
 
 // ask sends the opening handshake, once the connection is made.
 func (c *client) ask(host string) error {
 	if code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
 		return fmt.Errorf("connect to %s: %w", host, errors.Join(err, syscall.Errno(code)))
 	}
-	request := "GET /websocket HTTP/1.1\r\nHost: " + host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+	request := "GET " + c.path + " HTTP/1.1\r\nHost: " + host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + handshakeKey + "\r\n\r\n"
 	c.stage = asked
 	return c.send([]byte(request))
@@ -131,7 +137,7 @@ func (c *client) take(data []byte, message func(c *client, payload []byte) error
 			err = c.pong(payload)
 		case 0xA:
 		case 0x8:
-			err = errors.New("the server closed the connection: " + closeReason(payload))
+			err = fmt.Errorf("%w: %s", errClosed, closeReason(payload))
 		}
 		if err != nil {
 			return err
@@ -213,6 +219,9 @@ func (c *client) pong(payload []byte) error {
 	frame := append([]byte{0x8A, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 	return c.send(frame)
 }
+
+// errClosed is the end of a connection that a server brings about.
+var errClosed = errors.New("the server closed the connection")
 
 func closeReason(payload []byte) string {
 	if len(payload) < 2 {

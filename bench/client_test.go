@@ -69,12 +69,7 @@ func TestClientRefuses(t *testing.T) {
 }
 
 func TestSourceAddress(t *testing.T) {
-	for i, want := range map[int][4]byte{
-		0:                     {127, 0, 0, 1},
-		clientsPerAddress - 1: {127, 0, 0, 1},
-		clientsPerAddress:     {127, 0, 0, 2},
-		100_000:               {127, 0, 0, 6},
-	} {
+	for i, want := range map[int][4]byte{0: {127, 0, 0, 1}, sourceAddresses - 1: {127, 0, 0, 16}, sourceAddresses: {127, 0, 0, 1}} {
 		if got := sourceAddress(i); got != want {
 			t.Errorf("client %d comes from %v, want %v", i, got, want)
 		}
@@ -115,4 +110,71 @@ func FuzzSplitAnswer(f *testing.F) {
 			t.Fatalf("splitAnswer(%q) took %q for an integer", b, b[:n])
 		}
 	})
+}
+
+const posted = "HTTP/1.1 201 Created\r\nServer: nginx\r\nContent-Type: text/plain\r\nContent-Length: 93\r\n\r\n" +
+	"queued messages: 10\r\nlast requested: 0 sec. ago\r\nactive subscribers: 12\r\nlast message id: 1:0"
+
+func TestSplitPosted(t *testing.T) {
+	text := []byte(posted + posted[:20])
+	for n := range posted {
+		if clients, took, err := splitPosted(text[:n]); clients != 0 || took != 0 || err != nil {
+			t.Fatalf("of %d bytes: %d clients, %d taken, %v", n, clients, took, err)
+		}
+	}
+	if clients, took, err := splitPosted(text); clients != 12 || took != len(posted) || err != nil {
+		t.Fatalf("%d clients, %d taken of %d, %v", clients, took, len(posted), err)
+	}
+	for _, wrong := range []string{
+		strings.Replace(posted, "201 Created", "403 Forbidden", 1),
+		strings.Replace(posted, "Content-Length: 93", "Content-Length: -1", 1),
+		strings.Replace(posted, "Content-Length: 93", "Content-Length: 99999", 1),
+		strings.Replace(posted, "active", "action", 1),
+		strings.Repeat("x", 5000),
+	} {
+		if _, _, err := splitPosted([]byte(wrong)); err == nil {
+			t.Errorf("%q was taken", wrong)
+		}
+	}
+}
+
+func FuzzSplitPosted(f *testing.F) {
+	f.Add([]byte(posted))
+	f.Add([]byte(posted[:60]))
+	f.Add([]byte("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		clients, n, err := splitPosted(b)
+		if n < 0 || n > len(b) || clients < 0 || err != nil && n != 0 {
+			t.Fatalf("splitPosted(%q) = %d, %d, %v", b, clients, n, err)
+		}
+	})
+}
+
+// A subscriber of Redis checks as every client does, however the stream is cut.
+func TestListenerTakesPushesInPiecesOfAnySize(t *testing.T) {
+	data := slices.Clone(subscribed)
+	for sequence := range uint64(3) {
+		data = append(data, pushHead...)
+		data = message{source: 1, sequence: sequence + 1}.appendTo(data)
+		data = append(data, pushTail...)
+	}
+	for size := 1; size <= len(data); size += 7 {
+		li := &listener{redis: true, client: client{stage: asked, order: newOrder(0, 2, 1)}}
+		for piece := range slices.Chunk(data, size) {
+			if err := li.takePushes(bytes.Clone(piece)); err != nil {
+				t.Fatalf("pieces of %d: %v", size, err)
+			}
+		}
+		if li.got != 3 || li.stage != open || len(li.rest) != 0 {
+			t.Fatalf("pieces of %d: %d messages, stage %d, %d bytes left", size, li.got, li.stage, len(li.rest))
+		}
+	}
+	for at := range data {
+		wrong := slices.Clone(data)
+		wrong[at] ^= 0x80
+		li := &listener{redis: true, client: client{stage: asked, order: newOrder(0, 2, 1)}}
+		if err := li.takePushes(wrong); err == nil {
+			t.Errorf("byte %d was changed, and nothing is found", at)
+		}
+	}
 }

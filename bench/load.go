@@ -21,22 +21,28 @@ type plan struct {
 	Address  string // host:port of the WebSocket listener; empty: publish only
 	Publish  string // path of the publish socket
 	Protocol protocol
-	Server   int // process id, whose CPU time and memory are read
+	Servers  []int // process ids, whose CPU time and memory are read and added up
 
-	Clients int
-	Windows []int         // numbers of messages in flight, one phase each
-	Rate    int           // messages a second in the latency phase
-	Phase   time.Duration // how long each phase publishes
-	Settle  time.Duration // how long clients are idle before memory is read
-	Stall   time.Duration // how long nothing may come while something is due
+	Clients  int
+	Channels int           // of them, over which the clients are dealt in turn; 0 is 1
+	Windows  []int         // numbers of messages in flight, one phase each
+	Rate     int           // messages a second in the latency phase; 0: there is none
+	Idle     bool          // read memory before and after the clients have come
+	Churn    bool          // a phase in which others come and go
+	Alone    []alone       // phases in which publishers are measured, with one client or none
+	Survive  bool          // see survive.go
+	Phase    time.Duration // how long each phase lasts
+	Settle   time.Duration // how long clients are idle before memory is read
+	Stall    time.Duration // how long nothing may come while something is due
 }
 
 const (
 	// atOnce is how many clients connect at the same time.
 	atOnce = 128
-	// pipeline and batch: a publisher that is measured alone has up to pipeline messages
-	// unanswered, and writes batch of them at a time.
-	pipeline, batch = 256, 64
+	// chunk is how many messages are written before what comes is taken: a server that waits
+	// for its answers to be read would not read on. nchan stands still for good with many more
+	// requests in flight than windows has.
+	chunk = 32
 )
 
 // A load is the state of one load process: all clients and the publisher, on one thread.
@@ -51,12 +57,15 @@ type load struct {
 	open      int
 	publisher *publisher
 	figures   figures
+	churning  bool                 // clients that become open leave at once
+	comers    map[*client]struct{} // clients that have not become open while that is so
+	churned   int                  // how many have
 
 	// The phase under way.
-	next       uint64  // number of the next message to publish
+	next       uint64  // number of the next message to publish, the same on every channel
 	first      uint64  // number of the first message of this phase
-	received   []int32 // by message of this phase: clients that have it
-	complete   int     // messages of this phase that all clients have
+	received   []int32 // by number of this phase: clients that have their channel's message of it
+	complete   int     // numbers of this phase that all clients have
 	deliveries int
 	latency    *latency // only in the latency phase
 }
@@ -65,39 +74,60 @@ type load struct {
 type latency struct {
 	now     int64   // receive stamp of the read that is being taken apart
 	samples []int64 // every delivery
-	last    []int64 // by message: the last client
+	last    []int64 // by number: the last client
 }
 
-// serveLoad is the load process: a plan in, figures out.
-func serveLoad(in io.Reader, out io.Writer) error {
-	var p plan
-	if err := json.NewDecoder(in).Decode(&p); err != nil {
+// serveLoad is the load process: a plan in, figures out. With Survive it goes on from there
+// (survive.go).
+func serveLoad(in *os.File, out io.Writer) error {
+	line, err := readLine(in)
+	if err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
-	f, err := run(p)
-	if err != nil {
+	var p plan
+	if err := json.Unmarshal(line, &p); err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
+	f, err := run(p, &control{in, out})
+	if err != nil || p.Survive {
 		return err
 	}
 	return json.NewEncoder(out).Encode(f)
 }
 
-// run carries out a plan.
-func run(p plan) (figures, error) {
+// readLine reads a line and not a byte more: epoll watches what comes behind it.
+func readLine(r io.Reader) (line []byte, err error) {
+	b := make([]byte, 1)
+	for {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return nil, err
+		}
+		if b[0] == '\n' {
+			return line, nil
+		}
+		line = append(line, b[0])
+	}
+}
+
+// run carries out a plan. The control is for a plan with Survive.
+func run(p plan, control *control) (figures, error) {
 	// The loop's raw calls assume its own thread, and a collection in the middle of a phase
 	// would take the server's core: what a plan allocates is small and bounded.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 
+	p.Channels = max(1, p.Channels)
 	l := &load{plan: p, figures: make(figures), next: 1, first: 1, events: make([]unix.EpollEvent, 512), buffer: make([]byte, 64<<10)}
+	for _, a := range p.Alone {
+		if err := l.publishAlone(a); err != nil {
+			return nil, fmt.Errorf("%s: %w", a, err)
+		}
+	}
+	if p.Clients == 0 {
+		return l.figures, nil
+	}
 	var err error
-	if l.publisher, err = dialPublisher(p.Publish, p.Protocol, p.Stall); err != nil {
-		return nil, err
-	}
-	defer l.publisher.close()
-	if p.Address == "" {
-		return l.figures, l.publishAlone()
-	}
 	if l.to, err = netip.ParseAddrPort(p.Address); err != nil {
 		return nil, err
 	}
@@ -110,7 +140,18 @@ func run(p plan) (figures, error) {
 			c.close()
 		}
 	}()
-	if p.Protocol == resp {
+	if p.Survive {
+		return nil, l.survive(control)
+	}
+	if l.publisher, err = dialPublisher(p.Publish, p.Protocol, p.Stall); err != nil {
+		return nil, err
+	}
+	defer l.publisher.close()
+	l.publisher.clients, l.publisher.channels = p.Clients, p.Channels
+	if p.Protocol == post {
+		l.publisher.clients = -1 // nchan's workers learn of each other's clients a while later
+	}
+	if p.Protocol.answers() {
 		if err := l.watch(l.publisher.fd, unix.EPOLL_CTL_ADD, unix.EPOLLIN); err != nil {
 			return nil, err
 		}
@@ -118,6 +159,11 @@ func run(p plan) (figures, error) {
 
 	if err := l.connectAll(); err != nil {
 		return nil, err
+	}
+	if p.Protocol == post {
+		if err := l.idle(joining); err != nil {
+			return nil, err
+		}
 	}
 	before, err := resent()
 	if err != nil {
@@ -138,6 +184,11 @@ func run(p plan) (figures, error) {
 		return nil, err
 	}
 	l.figures[resentSegments] = after - before
+	if p.Churn {
+		if err := l.churn(); err != nil {
+			return nil, fmt.Errorf("with clients coming and going: %w", err)
+		}
+	}
 	return l.figures, nil
 }
 
@@ -148,14 +199,11 @@ func (l *load) connectAll() error {
 	if err := l.connect(warm); err != nil {
 		return err
 	}
-	if err := l.idle(l.Settle); err != nil {
-		return err
-	}
-	pss, rss, err := memory(l.Server)
+	pss, rss, err := l.settled()
 	if err != nil {
 		return err
 	}
-	used, err := cpuTime(l.Server)
+	used, err := cpuTime(l.Servers...)
 	if err != nil {
 		return err
 	}
@@ -164,26 +212,83 @@ func (l *load) connectAll() error {
 		return err
 	}
 	taken := time.Since(start)
-	// What the server has still to do for them, a short while after the last answer.
-	if err := l.idle(20 * time.Millisecond); err != nil {
+	if err := l.idle(afterwards); err != nil {
 		return err
 	}
-	usedAfter, err := cpuTime(l.Server)
+	usedAfter, err := cpuTime(l.Servers...)
 	if err != nil {
 		return err
 	}
-	if err := l.idle(l.Settle); err != nil {
-		return err
-	}
-	pssAfter, rssAfter, err := memory(l.Server)
+	pssAfter, rssAfter, err := l.settled()
 	if err != nil {
 		return err
 	}
 	n := float64(l.Clients - warm)
 	l.figures[handshakeCPU] = micros(usedAfter-used) / n
 	l.figures[handshakeRate] = n / taken.Seconds()
-	l.figures[memoryPSS] = (pssAfter - pss) / n
-	l.figures[memoryRSS] = (rssAfter - rss) / n
+	if l.Idle {
+		l.figures[memoryPSS] = (pssAfter - pss) / n
+		l.figures[memoryRSS] = (rssAfter - rss) / n
+	}
+	return nil
+}
+
+// joining is how long nchan's workers have for telling each other of their clients.
+const joining = 300 * time.Millisecond
+
+// afterwards is for what a server has still to do for clients that have come or gone.
+const afterwards = 20 * time.Millisecond
+
+// settled returns the servers' memory once clients have been idle, where that is asked for.
+func (l *load) settled() (pss, rss float64, err error) {
+	if !l.Idle {
+		return 0, 0, nil
+	}
+	if err := l.idle(l.Settle); err != nil {
+		return 0, 0, err
+	}
+	return memory(l.Servers...)
+}
+
+// churn has clients come and go for a phase, beside those that are there: each leaves with a
+// RST as soon as it is answered, and another one comes. A RST leaves nothing behind at either
+// end, where a FIN would leave a port in TIME_WAIT, and a round would find none free.
+func (l *load) churn() error {
+	used, err := cpuTime(l.Servers...)
+	if err != nil {
+		return err
+	}
+	l.churning, l.comers = true, make(map[*client]struct{}, atOnce)
+	start := time.Now()
+	for time.Since(start) < l.Phase || l.churned == 0 {
+		for len(l.comers) < atOnce {
+			c, err := l.comer(l.Clients + l.churned + len(l.comers))
+			if err != nil {
+				return err
+			}
+			l.comers[c] = struct{}{}
+		}
+		some, err := l.turn(l.Stall)
+		if err != nil {
+			return err
+		}
+		if !some {
+			return fmt.Errorf("%d clients have come and gone, and nothing has come for %s", l.churned, l.Stall)
+		}
+	}
+	n, taken := float64(l.churned), time.Since(start)
+	if err := l.idle(afterwards); err != nil {
+		return err
+	}
+	usedAfter, err := cpuTime(l.Servers...)
+	if err != nil {
+		return err
+	}
+	for c := range l.comers {
+		c.close()
+	}
+	l.figures[churnRate] = n / taken.Seconds()
+	l.figures[churnCPU] = micros(usedAfter-used) / n
 	return nil
 }
 
@@ -191,19 +296,11 @@ func (l *load) connectAll() error {
 func (l *load) connect(n int) error {
 	for l.open < n {
 		for len(l.clients) < n && len(l.clients)-l.open < atOnce {
-			c, err := connect(len(l.clients), l.to)
+			c, err := l.comer(len(l.clients))
 			if err != nil {
-				return fmt.Errorf("client %d: %w", len(l.clients), err)
-			}
-			c.due = l.next
-			l.clients = append(l.clients, c)
-			for len(l.byFD) <= c.fd {
-				l.byFD = append(l.byFD, nil)
-			}
-			l.byFD[c.fd] = c
-			if err := l.watch(c.fd, unix.EPOLL_CTL_ADD, unix.EPOLLOUT); err != nil {
 				return err
 			}
+			l.clients = append(l.clients, c)
 		}
 		some, err := l.turn(l.Stall)
 		if err != nil {
@@ -214,6 +311,21 @@ func (l *load) connect(n int) error {
 		}
 	}
 	return nil
+}
+
+// comer starts to connect client number i, which is due what is published next.
+func (l *load) comer(i int) (*client, error) {
+	on := i % l.Channels
+	c, err := connect(i, clientPath(on), l.to)
+	if err != nil {
+		return nil, fmt.Errorf("client %d: %w", i, err)
+	}
+	c.order = newOrder(uint32(on), 1, l.next)
+	for len(l.byFD) <= c.fd {
+		l.byFD = append(l.byFD, nil)
+	}
+	l.byFD[c.fd] = c
+	return c, l.watch(c.fd, unix.EPOLL_CTL_ADD, unix.EPOLLOUT)
 }
 
 func (l *load) watch(fd, operation int, events uint32) error {
@@ -237,7 +349,8 @@ func (l *load) idle(d time.Duration) error {
 // turn waits for something to come, at most for d, and takes it. It reports whether anything
 // came.
 func (l *load) turn(d time.Duration) (bool, error) {
-	// A millisecond more, so that what is left of a wait is never rounded down to none.
+	// A millisecond more, so that what is left of a wait is never rounded down to none. Less
+	// than that is no wait.
 	n, err := unix.EpollWait(l.epoll, l.events, int(d.Milliseconds())+1)
 	if err == unix.EINTR {
 		return true, nil
@@ -246,8 +359,8 @@ func (l *load) turn(d time.Duration) (bool, error) {
 		return false, os.NewSyscallError("epoll_wait", err)
 	}
 	for _, e := range l.events[:n] {
-		if int(e.Fd) == l.publisher.fd {
-			if err := l.publisher.read(l.open); err != nil {
+		if l.publisher != nil && int(e.Fd) == l.publisher.fd {
+			if err := l.publisher.read(); err != nil {
 				return false, err
 			}
 			continue
@@ -262,7 +375,7 @@ func (l *load) turn(d time.Duration) (bool, error) {
 			err = l.read(c)
 		}
 		if err != nil {
-			return false, fmt.Errorf("client %d: %w", slices.Index(l.clients, c), err)
+			return false, fmt.Errorf("client %d: %w", c.number, err)
 		}
 	}
 	return n > 0, nil
@@ -289,7 +402,13 @@ func (l *load) read(c *client) error {
 		return c.take(l.buffer[:n], l.message)
 	}
 	err = c.take(l.buffer[:n], l.message)
-	if c.stage == open {
+	switch {
+	case c.stage != open:
+	case l.churning:
+		c.close()
+		delete(l.comers, c)
+		l.churned++
+	default:
 		l.open++
 	}
 	return err
@@ -297,25 +416,25 @@ func (l *load) read(c *client) error {
 
 // message checks and counts one message that a client got.
 func (l *load) message(c *client, payload []byte) error {
-	sequence, stamp, err := parseMessage(payload)
+	m, err := parseMessage(payload)
 	if err != nil {
 		return err
 	}
-	if err := c.order.take(sequence); err != nil {
+	if err := c.order.take(m); err != nil {
 		return err
 	}
-	if sequence >= l.next {
-		return fmt.Errorf("message %d came and was never published", sequence)
+	if m.sequence >= l.next {
+		return fmt.Errorf("message %d came and was never published", m.sequence)
 	}
-	at := sequence - l.first
+	at := m.sequence - l.first
 	l.deliveries++
 	l.received[at]++
-	// Clients get messages in order, so messages become complete in order.
+	// Clients get messages in order, so numbers become complete in order.
 	if int(l.received[at]) == len(l.clients) {
 		l.complete++
 	}
 	if l.latency != nil {
-		took := l.latency.now - stamp
+		took := l.latency.now - m.stamp
 		l.latency.samples = append(l.latency.samples, took)
 		l.latency.last[at] = max(l.latency.last[at], took)
 	}
@@ -347,32 +466,57 @@ func (l *load) progress() error {
 		return err
 	}
 	// The one that is furthest behind is the one to name: others may be waiting for it.
-	behind := 0
-	for i, c := range l.clients {
-		if c.due < l.clients[behind].due {
-			behind = i
+	behind := l.clients[0]
+	for _, c := range l.clients {
+		if c.due[0] < behind.due[0] {
+			behind = c
 		}
 	}
-	if due := l.clients[behind].due; due < l.next {
-		return fmt.Errorf("client %d: message %d of %d has not come for %s: lost", behind, due, l.next-1, l.Stall)
+	if due := behind.due[0]; due < l.next {
+		return fmt.Errorf("client %d: message %d of %d has not come for %s: lost", behind.number, due, l.next-1, l.Stall)
 	}
 	return fmt.Errorf("all messages came, but answers to the publisher have been due for %s", l.Stall)
 }
 
+// pass writes what is to be published, and takes what there is meanwhile: of nchan, all answers.
+func (l *load) pass() error {
+	if err := l.publisher.flush(); err != nil {
+		return err
+	}
+	for l.Protocol == post && l.publisher.unanswered() > 0 {
+		if err := l.progress(); err != nil {
+			return err
+		}
+	}
+	for {
+		if some, err := l.turn(-time.Millisecond); err != nil || !some {
+			return err
+		}
+	}
+}
+
 // window publishes with w messages in flight for a phase: the next is published when all
-// clients have the one w before it.
+// clients have the one w before it. With several channels a message is one on each of them.
 func (l *load) window(w int) error {
 	l.begin()
-	used, err := cpuTime(l.Server)
+	used, err := cpuTime(l.Servers...)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
 	for time.Since(start) < l.Phase {
 		for len(l.received)-l.complete < w {
-			l.publisher.add(l.next, 0)
+			number := l.next
 			l.received = append(l.received, 0)
 			l.next++
+			for on := range l.Channels {
+				l.publisher.add(on, message{source: uint32(on), sequence: number})
+				if on%chunk == chunk-1 {
+					if err := l.pass(); err != nil {
+						return err
+					}
+				}
+			}
 		}
 		if err := l.publisher.flush(); err != nil {
 			return err
@@ -388,7 +532,7 @@ func (l *load) window(w int) error {
 		return err
 	}
 	taken := time.Since(start)
-	usedAfter, err := cpuTime(l.Server)
+	usedAfter, err := cpuTime(l.Servers...)
 	if err != nil {
 		return err
 	}
@@ -423,7 +567,7 @@ func (l *load) paced() error {
 		start := time.Now()
 		for i := range n {
 			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(l.Rate))))
-			l.publisher.add(l.first+uint64(i), time.Now().UnixNano())
+			l.publisher.add(0, message{sequence: l.first + uint64(i), stamp: time.Now().UnixNano()})
 			if err := l.publisher.flush(); err != nil {
 				published <- err
 				return
@@ -432,7 +576,7 @@ func (l *load) paced() error {
 		published <- nil
 	}()
 	var err error
-	for err == nil && (l.complete < n || l.Protocol == resp && l.publisher.answered < sent) {
+	for err == nil && (l.complete < n || l.Protocol.answers() && l.publisher.answered < sent) {
 		err = l.progress()
 	}
 	if err != nil {
@@ -455,42 +599,6 @@ func (l *load) paced() error {
 	return nil
 }
 
-// publishAlone publishes for a phase to a server without clients, pipelined.
-func (l *load) publishAlone() error {
-	used, err := cpuTime(l.Server)
-	if err != nil {
-		return err
-	}
-	start := time.Now()
-	for time.Since(start) < l.Phase {
-		for l.publisher.unanswered() <= pipeline-batch {
-			for range batch {
-				l.publisher.add(l.next, 0)
-				l.next++
-			}
-			if err := l.publisher.flush(); err != nil {
-				return err
-			}
-		}
-		if err := l.publisher.read(0); err != nil {
-			return err
-		}
-	}
-	for l.publisher.unanswered() > 0 {
-		if err := l.publisher.read(0); err != nil {
-			return err
-		}
-	}
-	taken := time.Since(start)
-	usedAfter, err := cpuTime(l.Server)
-	if err != nil {
-		return err
-	}
-	l.figures[publishRate] = float64(l.publisher.answered) / taken.Seconds()
-	l.figures[publishCPU] = micros(usedAfter-used) / float64(l.publisher.answered)
-	return nil
-}
-
 // receive is recv(2), raw: the scheduler's wrapper around a system call would cost the load
 // process as much as the call itself, and the machine has few cores. It cannot block.
 func receive(fd int, b []byte) (int, error) {
@@ -500,6 +608,8 @@ func receive(fd int, b []byte) (int, error) {
 	}
 	return int(n), nil
 }
+
+var errNoStamp = errors.New("no receive stamp came with the data")
 
 // receiveStamped is recvmsg(2), raw, with the time at which the kernel got the last of the
 // bytes, in nanoseconds since 1970.
@@ -519,7 +629,7 @@ func receiveStamped(fd int, b []byte) (n int, stamp int64, err error) {
 		return 0, 0, e
 	}
 	if r > 0 && (header.Controllen == 0 || control.Level != unix.SOL_SOCKET || control.Type != unix.SO_TIMESTAMPNS) {
-		return 0, 0, errors.New("no receive stamp came with the data")
+		return int(r), 0, errNoStamp
 	}
 	return int(r), control.Nano(), nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,28 +32,37 @@ func TestMain(m *testing.M) {
 
 // Every server is built, started, measured and stopped; every client gets every message.
 func TestServers(t *testing.T) {
-	dir := t.TempDir()
+	m := &measurement{options: options{names: names()}, dir: t.TempDir(), progress: t.Output()}
+	if err := m.build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.chosen) != len(servers) {
+		t.Fatal("a server is missing: run test/install-deps")
+	}
 	for _, s := range servers {
-		if s.name == redis {
-			continue // the bench goes without it where it is not installed
-		}
 		t.Run(s.name, func(t *testing.T) {
-			program, err := s.build(t.Context(), dir)
+			p := plan{Phase: 50 * time.Millisecond, Settle: time.Millisecond, Stall: 30 * time.Second}
+			var rows []row
+			if s.protocol.answers() {
+				for _, a := range []alone{{1, 0, 1}, {2, 0, 1}, {2, 1, 1}, {1, 0, 7}} {
+					p.Alone = append(p.Alone, a)
+					rows = append(rows, a.rate(), a.cpu())
+				}
+			}
+			if s.clients {
+				p.Clients, p.Windows, p.Rate, p.Idle, p.Churn = 20, []int{1, 4}, 100, true, true
+				rows = append(rows, clientRows([]int{1, 4})...)
+				if s.channels {
+					p.Channels = 7 // of which some have three clients, and some two
+					p.Rate = 0
+				}
+			}
+			f, err := m.once(t.Context(), s, p, s.name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := start(t.Context(), s, program, dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.stop()
-			f, err := r.measure(t.Context(), plan{Clients: 20, Windows: []int{1, 4}, Rate: 100,
-				Phase: 50 * time.Millisecond, Settle: time.Millisecond, Stall: 30 * time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, row := range clientRows([]int{1, 4}) {
-				if _, ok := f[row]; !ok && row != othersShare {
+			for _, row := range rows {
+				if _, ok := f[row]; !ok && !(s.channels && strings.HasPrefix(string(row), "publish→")) {
 					t.Errorf("there is no figure for %q", row)
 				}
 			}
@@ -67,41 +77,43 @@ func TestPublishAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	commands := make(chan int, 1)
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			commands <- -1
-			return
-		}
-		defer conn.Close()
-		n := 0
-		for s := bufio.NewScanner(conn); s.Scan(); {
-			if s.Text() == "PUBLISH" {
-				n++
-				_, _ = io.WriteString(conn, ":0\r\n")
+	commands := make(chan int, 2)
+	for range 2 {
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				commands <- -1
+				return
 			}
-		}
-		commands <- n
-	}()
-	f, err := run(plan{Publish: path, Protocol: resp, Server: os.Getpid(), Phase: 10 * time.Millisecond, Stall: 10 * time.Second})
+			defer conn.Close()
+			n := 0
+			for s := bufio.NewScanner(conn); s.Scan(); {
+				if s.Text() == "PUBLISH" {
+					n++
+					_, _ = io.WriteString(conn, ":0\r\n")
+				}
+			}
+			commands <- n
+		}()
+	}
+	a := alone{2, 0, 3}
+	f, err := run(plan{Publish: path, Protocol: resp, Servers: []int{os.Getpid()}, Alone: []alone{a}, Phase: 10 * time.Millisecond, Stall: 10 * time.Second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := <-commands; n < batch || f[publishRate] <= 0 {
-		t.Fatalf("the server got %d commands, the figures are %v", n, f)
+	if one, two := <-commands, <-commands; one < batch || two < batch || f[a.rate()] <= 0 {
+		t.Fatalf("the server got %d and %d commands, the figures are %v", one, two, f)
 	}
 }
 
-// Past the ports of one source address the next one is used: here by the first client that
-// needs it.
+// One source address has not enough ports.
 func TestClientComesFromTheNextAddress(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := connect(clientsPerAddress, netip.MustParseAddrPort(l.Addr().String()))
+	c, err := connect(1, "/", netip.MustParseAddrPort(l.Addr().String()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +151,8 @@ func TestLoadFindsABadServer(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := startBadServer(t, test.fault)
-			_, err := run(plan{Address: b.address, Publish: b.publish, Protocol: lengths, Server: os.Getpid(),
-				Clients: 2, Windows: []int{4}, Phase: time.Minute, Settle: time.Millisecond, Stall: time.Second})
+			_, err := run(plan{Address: b.address, Publish: b.publish, Protocol: lengths, Servers: []int{os.Getpid()},
+				Clients: 2, Windows: []int{4}, Phase: time.Minute, Settle: time.Millisecond, Stall: time.Second}, nil)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("error is %v, want one with %q", err, test.want)
 			}
@@ -220,8 +232,10 @@ func readLength(r io.Reader) ([]byte, error) {
 }
 
 func TestStartSaysWhyAServerEnded(t *testing.T) {
-	s := server{name: "sh", arguments: func(string, string) []string { return []string{"-c", "echo no such flag >&2; exit 2"} }}
-	_, err := start(t.Context(), s, "/bin/sh", t.TempDir())
+	s := server{name: "sh", processes: func(programs, place) ([]process, error) {
+		return []process{{"/bin/sh", []string{"-c", "echo no such flag >&2; exit 2"}, 0}}, nil
+	}}
+	_, err := start(t.Context(), s, nil, t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "no such flag") {
 		t.Fatalf("error is %v, want one with what the server said", err)
 	}
@@ -236,10 +250,10 @@ func TestTooManyClientsAreRefused(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	o, err := parse([]string{"-quick", "-clients", "1000,10000", "-rounds", "7"}, io.Discard)
-	if err != nil || o.rounds != 7 || o.phase != 600*time.Millisecond || len(o.clients) != 2 || o.clients[1] != 10000 {
+	if err != nil || o.rounds != 7 || o.phase != 400*time.Millisecond || len(o.clients) != 2 || o.clients[1] != 10000 || slices.Contains(o.rows, "survival") {
 		t.Fatalf("got %+v, %v", o, err)
 	}
-	for _, arguments := range [][]string{{"-clients", "many"}, {"-clients", "0"}, {"-servers", "nginx"}, {"-rounds", "0"}, {"more"}} {
+	for _, arguments := range [][]string{{"-clients", "many"}, {"-clients", "0"}, {"-servers", "nginx"}, {"-rows", "all"}, {"-rounds", "0"}, {"more"}} {
 		if _, err := parse(arguments, io.Discard); err == nil || errors.Is(err, context.Canceled) {
 			t.Errorf("%q was taken", arguments)
 		}

@@ -7,10 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -35,8 +35,10 @@ type options struct {
 	phase   time.Duration
 	settle  time.Duration
 	quiet   float64
+	rows    []string
 	names   []string
 	program string // of the subject; empty: it is built
+	doc     string // directory of the page; empty: nothing is kept
 	verbose bool
 }
 
@@ -68,22 +70,21 @@ func main() {
 }
 
 func parse(arguments []string, help io.Writer) (options, error) {
-	var names []string
-	for _, s := range servers {
-		names = append(names, s.name)
-	}
+	names := names()
 	o := options{}
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	set.SetOutput(help)
-	quick := set.Bool("quick", false, "three short rounds, under a minute")
-	clients := set.String("clients", "1000", "numbers of clients, one table each")
-	set.IntVar(&o.rounds, "rounds", 9, "rounds; each visits every server once")
+	quick := set.Bool("quick", false, "three short rounds of the rows "+strings.Join(quickRows, ",")+" at 1,000 clients: about a minute")
+	clients := set.String("clients", "1000,10000", "numbers of clients, one table each")
+	rows := set.String("rows", strings.Join(allRows, ","), "rows to measure")
+	set.IntVar(&o.rounds, "rounds", 5, "rounds; each visits every server once")
 	set.DurationVar(&o.phase, "phase", time.Second, "how long each phase of a round publishes")
-	set.DurationVar(&o.settle, "settle", time.Second, "how long clients are idle before memory is read")
+	set.DurationVar(&o.settle, "settle", 500*time.Millisecond, "how long clients are idle before memory is read")
 	set.Float64Var(&o.quiet, "quiet", 100, "measure again, up to 5 times in all, when other processes used more than this per cent of the cores")
 	only := set.String("servers", strings.Join(names, ","), "servers to visit")
 	set.StringVar(&o.program, "wscastd", "", "measure this wscastd instead of building it")
-	set.BoolVar(&o.verbose, "v", false, "say on standard error what is being measured, and the server's process id")
+	set.StringVar(&o.doc, "doc", "", "keep the tables in "+page+" in this directory, and charts beside it")
+	set.BoolVar(&o.verbose, "v", false, "say on standard error what is being measured, and the server's process ids")
 	if err := set.Parse(arguments); err != nil {
 		return o, err
 	}
@@ -96,8 +97,14 @@ func parse(arguments []string, help io.Writer) (options, error) {
 		if !given["rounds"] {
 			o.rounds = 3
 		}
+		if !given["clients"] {
+			*clients = "1000"
+		}
+		if !given["rows"] {
+			*rows = strings.Join(quickRows, ",")
+		}
 		if !given["phase"] {
-			o.phase = 600 * time.Millisecond
+			o.phase = 400 * time.Millisecond
 		}
 		if !given["settle"] {
 			o.settle = 300 * time.Millisecond
@@ -108,10 +115,16 @@ func parse(arguments []string, help io.Writer) (options, error) {
 	}
 	for text := range strings.SplitSeq(*clients, ",") {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > 250*clientsPerAddress {
+		if err != nil || n < 1 || n > sourceAddresses*clientsPerAddress {
 			return o, fmt.Errorf("-clients %s: %q is no number of clients", *clients, text)
 		}
 		o.clients = append(o.clients, n)
+	}
+	for name := range strings.SplitSeq(*rows, ",") {
+		if !slices.Contains(allRows, name) {
+			return o, fmt.Errorf("-rows %s: there is no %q, only %s", *rows, name, strings.Join(allRows, ", "))
+		}
+		o.rows = append(o.rows, name)
 	}
 	for name := range strings.SplitSeq(*only, ",") {
 		if !slices.Contains(names, name) {
@@ -132,163 +145,74 @@ func bench(ctx context.Context, o options, out, progress io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-
-	var chosen []server
-	programs := make(map[string]string)
-	for _, s := range servers {
-		if !slices.Contains(o.names, s.name) {
-			continue
-		}
-		if s.name == subject && o.program != "" {
-			program, err := filepath.Abs(o.program)
-			if err != nil {
-				return err
-			}
-			s.build = func(context.Context, string) (string, error) { return program, nil }
-		}
-		program, err := s.build(ctx, dir)
-		if err != nil {
-			if s.name == redis {
-				fmt.Fprintln(progress, "bench: no redis-server, so nothing beside the publish rows: apt install redis-server")
-				continue
-			}
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		chosen = append(chosen, s)
-		programs[s.name] = program
+	m := &measurement{options: o, dir: dir, progress: progress}
+	if err := m.build(ctx); err != nil {
+		return err
 	}
-
 	machine, err := machineLine()
 	if err != nil {
 		return err
 	}
-	from, err := readMachineTime()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "messages of %d bytes, one channel; %d rounds; median [lowest–highest]\n", messageSize, o.rounds)
-	fmt.Fprintf(out, "machine: %s; load %s at the start\n", machine, loadAverage())
-	fmt.Fprintf(out, "command: bench %s\n", strings.Join(os.Args[1:], " "))
-
-	// visit measures every chosen server for which want holds, in every round.
-	visit := func(want func(server) bool, p plan) (results, error) {
-		r := make(results)
-		p.Phase, p.Settle, p.Stall = o.phase, o.settle, 10*time.Second
-		visited := slices.DeleteFunc(slices.Clone(chosen), func(s server) bool { return !want(s) })
-		for round := range o.rounds {
-			for i := range visited {
-				s := visited[(round+i)%len(visited)]
-				// What decides is what others did, and never the figures themselves.
-				var quietest figures
-				for range attempts {
-					f, err := once(ctx, s, programs[s.name], dir, p, func(pid int) {
-						if o.verbose {
-							fmt.Fprintf(progress, "round %d of %d, %d clients: %s, process %d\n", round+1, o.rounds, p.Clients, s.name, pid)
-						}
-					})
-					if err != nil {
-						return nil, err
-					}
-					if quietest == nil || f[othersShare] < quietest[othersShare] {
-						quietest = f
-					}
-					if f[othersShare] <= o.quiet {
-						break
-					}
-				}
-				r[s.name] = append(r[s.name], quietest)
-			}
+	for _, g := range groups {
+		if !g.wanted(o) {
+			continue
 		}
-		return r, nil
-	}
-	columns := func(r results) []string {
-		var names []string
-		for _, s := range chosen {
-			if r[s.name] != nil {
-				names = append(names, s.name)
-			}
-		}
-		return names
-	}
-
-	for _, n := range o.clients {
-		rate := max(1, min(100, deliveriesPerSecond/n))
-		r, err := visit(func(s server) bool { return s.clients }, plan{Clients: n, Windows: windows, Rate: rate})
+		from, err := readMachineTime()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(out)
-		title := fmt.Sprintf("%d clients, latency at %d messages/s", n, rate)
-		if err := table(out, title, columns(r), clientRows(windows), r); err != nil {
+		before := loadAverage()
+		s, err := g.measure(m, ctx)
+		if err != nil {
 			return err
 		}
-	}
-	r, err := visit(func(s server) bool { return s.protocol == resp }, plan{})
-	if err != nil {
-		return err
-	}
-	if len(r) > 0 {
-		fmt.Fprintln(out)
-		title := fmt.Sprintf("one publisher, no client, %d in flight", pipeline)
-		if err := table(out, title, columns(r), publishRows, r); err != nil {
+		if s == nil {
+			continue
+		}
+		to, err := readMachineTime()
+		if err != nil {
 			return err
 		}
+		others, stolen := to.since(from)
+		s.name = g.name
+		s.text = fmt.Sprintf("%s: messages of %d bytes; median of rounds [lowest–highest]\nmachine: %s\ncommand: bench %s\n%s; load %s at the start; others used %.0f%% of the cores meanwhile, the hypervisor took %.0f%%\n\n%s",
+			g.title, messageSize, machine, strings.Join(os.Args[1:], " "), time.Now().UTC().Format("2006-01-02 15:04 UTC"), before, others, stolen, s.text)
+		fmt.Fprintln(out, s.text)
+		if o.doc != "" {
+			if err := s.keep(o.doc); err != nil {
+				return err
+			}
+		}
 	}
-	to, err := readMachineTime()
-	if err != nil {
-		return err
-	}
-	others, stolen := to.since(from)
-	fmt.Fprintf(out, "\nload %s at the end; others used %.0f%% of the cores meanwhile, the hypervisor took %.0f%%\n", loadAverage(), others, stolen)
 	return nil
-}
-
-// once starts a server, measures it, and stops it.
-func once(ctx context.Context, s server, program, dir string, p plan, started func(pid int)) (figures, error) {
-	before, err := readMachineTime()
-	if err != nil {
-		return nil, err
-	}
-	r, err := start(ctx, s, program, dir)
-	if err != nil {
-		return nil, err
-	}
-	started(r.command.Process.Pid)
-	f, err := r.measure(ctx, p)
-	r.stop()
-	if ctx.Err() != nil {
-		return nil, errors.New("interrupted")
-	}
-	if err != nil {
-		return nil, err
-	}
-	// Only now is the server's time counted as the bench's own.
-	after, err := readMachineTime()
-	if err != nil {
-		return nil, err
-	}
-	f[othersShare], _ = after.since(before)
-	return f, nil
 }
 
 // otherFDs is more than the load process or a server has open beside its clients.
 const otherFDs = 200
 
+// openFiles is how many files a process may open at most.
+func openFiles() (int, error) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, os.NewSyscallError("getrlimit", err)
+	}
+	return int(min(limit.Max, math.MaxInt32)), nil
+}
+
 // raiseLimit raises the limit of open files to the hard limit, for this process and those it
 // starts, and fails when it does not suffice.
 func raiseLimit(clients int) error {
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return os.NewSyscallError("getrlimit", err)
+	limit, err := openFiles()
+	if err != nil {
+		return err
 	}
-	if limit.Max < uint64(clients+otherFDs) {
+	if limit < clients+otherFDs {
 		return fmt.Errorf("%d clients need %d open files, and the hard limit is %d: raise it (ulimit -Hn, LimitNOFILE=) or ask for fewer with -clients",
-			clients, clients+otherFDs, limit.Max)
+			clients, clients+otherFDs, limit)
 	}
 	// Set even if it is already so: Go raises it on its own, and puts it back for child
 	// processes unless a program has set it (os/rlimit.go, syscall/rlimit.go).
-	limit.Cur = limit.Max
-	return os.NewSyscallError("setrlimit", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
+	return os.NewSyscallError("setrlimit", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(limit), Max: uint64(limit)}))
 }
 
 // machineLine says what the figures were measured on.

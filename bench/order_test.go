@@ -21,13 +21,13 @@ func TestOrderFindsEveryFault(t *testing.T) {
 		{"reordered", []uint64{1, 3, 2}, errGap, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := order{due: 1}
+			o := newOrder(5, 2, 1)
 			for i, sequence := range test.sequences {
 				var want error
 				if test.want != nil && i == test.at {
 					want = test.want
 				}
-				if err := o.take(sequence); !errors.Is(err, want) {
+				if err := o.take(message{source: 6, sequence: sequence}); !errors.Is(err, want) {
 					t.Fatalf("message %d of %v: got error %v, want %v", i, test.sequences, err, want)
 				}
 			}
@@ -35,15 +35,29 @@ func TestOrderFindsEveryFault(t *testing.T) {
 	}
 }
 
+// What is one source's does not count for another's, and what is for others is found.
+func TestOrderTellsSourcesApart(t *testing.T) {
+	o := newOrder(5, 2, 1)
+	for _, m := range []message{{source: 5, sequence: 1}, {source: 6, sequence: 1}, {source: 5, sequence: 2}} {
+		if err := o.take(m); err != nil {
+			t.Fatalf("%+v: %v", m, err)
+		}
+	}
+	for _, source := range []uint32{0, 4, 7, 1 << 31} {
+		if err := o.take(message{source: source, sequence: 1}); !errors.Is(err, errForeign) {
+			t.Errorf("a message of source %d: error %v", source, err)
+		}
+	}
+}
+
 func TestMessageComesBackWhole(t *testing.T) {
-	for _, sequence := range []uint64{0, 1, 1 << 40, ^uint64(0)} {
-		b := appendMessage(nil, sequence, 1_795_000_000_123_456_789)
+	for _, want := range []message{{}, {1, 2, 3, 1_795_000_000_123_456_789}, {1 << 31, 1 << 63, 255, 1}} {
+		b := want.appendTo(nil)
 		if len(b) != messageSize {
 			t.Fatalf("a message is %d bytes, want %d", len(b), messageSize)
 		}
-		got, stamp, err := parseMessage(b)
-		if err != nil || got != sequence || stamp != 1_795_000_000_123_456_789 {
-			t.Fatalf("message %d came back as %d, stamp %d, error %v", sequence, got, stamp, err)
+		if got, err := parseMessage(b); err != nil || got != want {
+			t.Fatalf("%+v came back as %+v, error %v", want, got, err)
 		}
 	}
 }
@@ -51,16 +65,16 @@ func TestMessageComesBackWhole(t *testing.T) {
 // A changed byte is found wherever it is, unless it is a digit for a digit: that one the
 // sequence finds, or it is the stamp's.
 func TestMessageFindsAChangedByte(t *testing.T) {
-	whole := appendMessage(nil, 7, 8)
+	whole := message{sequence: 7, stamp: 8}.appendTo(nil)
 	for i := range whole {
 		b := bytes.Clone(whole)
 		b[i] ^= 0x80
-		if _, _, err := parseMessage(b); !errors.Is(err, errNotOurs) {
+		if _, err := parseMessage(b); !errors.Is(err, errNotOurs) {
 			t.Errorf("byte %d was changed, and the error is %v", i, err)
 		}
 	}
 	for _, n := range []int{0, 1, messageSize - 1} {
-		if _, _, err := parseMessage(whole[:n]); !errors.Is(err, errNotOurs) {
+		if _, err := parseMessage(whole[:n]); !errors.Is(err, errNotOurs) {
 			t.Errorf("the message was cut to %d bytes, and the error is %v", n, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"os"
@@ -13,43 +12,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuTime returns the CPU time that a process has used: user and system, all threads, those
-// that have ended included. It reads the process's CPU clock, which is exact, where
+// cpuTime returns the CPU time that processes have used: user and system, all threads, those
+// that have ended included. It reads each process's CPU clock, which is exact, where
 // /proc/PID/stat counts ticks of 10 ms. The number of that clock is what
 // clock_getcpuclockid(3) makes of a pid: its complement, shifted, and CPUCLOCK_SCHED
 // (linux/posix-timers.h).
-func cpuTime(pid int) (time.Duration, error) {
+func cpuTime(pids ...int) (sum time.Duration, err error) {
 	const sched = 2
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
-		return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
+	for _, pid := range pids {
+		var t unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+			return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
+		}
+		sum += time.Duration(t.Nano())
 	}
-	return time.Duration(t.Nano()), nil
+	return sum, nil
 }
 
-// memory returns a process's proportional and resident set sizes in KiB (proc(5),
+// memory returns the sum of processes' proportional and resident set sizes in KiB (proc(5),
 // smaps_rollup).
-func memory(pid int) (pss, rss float64, err error) {
-	name := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return 0, 0, err
-	}
-	found := 0
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		var kib float64
-		if _, err := fmt.Sscanf(s.Text(), "Pss: %f kB", &kib); err == nil {
-			pss = kib
-			found++
-		} else if _, err := fmt.Sscanf(s.Text(), "Rss: %f kB", &kib); err == nil {
-			rss = kib
-			found++
+func memory(pids ...int) (pss, rss float64, err error) {
+	for _, pid := range pids {
+		name := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return 0, 0, err
+		}
+		found := 0
+		for line := range bytes.Lines(b) {
+			var kib float64
+			if _, err := fmt.Sscanf(string(line), "Pss: %f kB", &kib); err == nil {
+				pss += kib
+				found++
+			} else if _, err := fmt.Sscanf(string(line), "Rss: %f kB", &kib); err == nil {
+				rss += kib
+				found++
+			}
+		}
+		if found != 2 {
+			return 0, 0, fmt.Errorf("%s has not one Pss and one Rss line", name)
 		}
 	}
-	if found != 2 {
-		return 0, 0, fmt.Errorf("%s has not one Pss and one Rss line", name)
-	}
 	return pss, rss, nil
+}
+
+// family returns a process and its children, in the order of their start.
+func family(pid int) ([]int, error) {
+	// proc_pid_task(5): the children that this thread has; neither server here forks from another one.
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil, err
+	}
+	pids := []int{pid}
+	for _, field := range bytes.Fields(b) {
+		child, err := strconv.Atoi(string(field))
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, child)
+	}
+	return pids, nil
 }
 
 // A machineTime is how the machine has spent its cores' time since it was started, and how

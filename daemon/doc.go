@@ -13,7 +13,7 @@
 //	  - The sockets come from systemd, or are bound by Bind, before there is a Daemon: it is given descriptors, not
 //	    addresses, and cannot tell systemd from a test.
 //	  - The log owns the messages, the channels and the count of their clients. Its memory outlives the process if the
-//	    descriptor does.
+//	    descriptor does; with log.path it is a file, which outlives the machine's run.
 //	  - Each loop owns its clients. What the daemon knows about HTTP, the handshaker, is called by the loops.
 //	  - The connection table and the parking lot (survive.Keep) have what the next process needs to know of the clients, and
 //	    the connections themselves. systemd has a duplicate of the log's, the table's and the lot's descriptors.
@@ -21,7 +21,7 @@
 //
 // # Goroutines
 //
-// One for each loop, for their clock, for each listening socket, for each publisher (two when it subscribes), and the
+// One for each loop, for their clock, for a log with a file, for each listening socket, for each publisher (two when it subscribes), and the
 // one that called Run, which waits for signals, tells systemd how things are, and is the only one that reloads.
 // There is none for a client.
 //

@@ -210,6 +210,9 @@ func wrongType(t reflect.Type, value any) string {
 		return unless(isString, `"…", text in quotes`)
 	case reflect.Int:
 		return unless(isInteger, "a whole number")
+	case reflect.Bool:
+		_, isBool := value.(bool)
+		return unless(isBool, "true or false, without quotes")
 	}
 	list, ok := value.([]any)
 	for _, item := range list {

@@ -30,7 +30,7 @@ func checkAnswer(f *facts) []finding {
 	var refused *ipc.ReplyError
 	switch {
 	case !a.asked:
-		return []finding{note("", "wscastd does not run and is not asked, which would start it")}
+		return []finding{note("", "wscastd is not up, and is not asked, which would start it")}
 	case a.err == nil:
 		return []finding{ok("wscastd %s answers: %d clients, %d publishers, up for %s", a.info["wscast_version"],
 			a.number("connected_clients"), a.number("connected_publishers"), span(a.number("uptime_in_seconds")))}

@@ -94,7 +94,7 @@ type socketFile struct {
 
 // answer is what wscastd says of itself.
 type answer struct {
-	asked bool // false: it does not run, and to ask would start it
+	asked bool // false: it is not up, and to ask would start it
 	err   error
 	late  bool // the error is that there was no answer in time
 	info  map[string]string
@@ -357,11 +357,12 @@ func listensAt(sockets, path string) bool {
 	return false
 }
 
-// ask asks wscastd for INFO. One that systemd has not started is not asked: the connection would start it.
+// ask asks wscastd for INFO. One that systemd has not started is not asked: the connection would start it, or wait
+// until it is up.
 func ask(f *facts) answer {
 	socket := f.socket.path
 	state := f.units[serviceUnit].get("ActiveState")
-	if f.unitOfSocket() != nil && (state == "inactive" || state == "failed") {
+	if f.unitOfSocket() != nil && state != "active" && state != "reloading" {
 		return answer{}
 	}
 	a := answer{asked: true}
@@ -510,7 +511,8 @@ func lookAtConfiguration(f *facts) (c configuration) {
 		var exit *exec.ExitError
 		c.checked = err == nil || errors.As(err, &exit)
 		c.good = err == nil
-		c.said = strings.TrimPrefix(strings.Join(strings.Fields(said), " "), "wscastd: ")
+		// The second line is what to do about it.
+		c.said = strings.TrimPrefix(strings.ReplaceAll(strings.TrimSpace(said), "\n", "; "), "wscastd: ")
 	}
 	if path := c.settings["log.path"]; path != "" {
 		c.logFile = lookAtLogFile(path)

@@ -11,7 +11,7 @@
 // Its file system is an overlay of four directories: a tmpfs of its own on top (or a directory, see [Disk]), the test's files (drop-ins, configuration), what
 // make install writes (made once a run), and the root that mmdebstrap makes (made once, and kept in the user's cache
 // directory; see root.go). It has the host's network, so tests connect to 127.0.0.1, and its own everything else. The users
-// alice and bob, who may publish, and mallory, who may not, are there.
+// alice and bob, who may publish, and mallory, who may not, are there. [Bare] and [OwnNetwork] boot others.
 //
 // # What is left behind
 //

@@ -294,6 +294,9 @@ func (m *Machine) WebSocketURL(channel string) string {
 // Address is the host:port of wscast.socket.
 func (m *Machine) Address() string { return "127.0.0.1:" + strconv.Itoa(m.port) }
 
+// Leader is the host's id of the machine's PID 1.
+func (m *Machine) Leader() int { return m.leader }
+
 // PublishSocket is the path of the publish socket for programs of the host. They are root there.
 func (m *Machine) PublishSocket() string { return m.Path("/run/wscast/publish.sock") }
 

@@ -107,7 +107,7 @@ func TestLogSurvivesReboot(t *testing.T) {
 // can go where it is to be.
 func TestLogOnFullDisk(t *testing.T) {
 	t.Parallel()
-	m := booted.Boot(t)
+	m := booted.Boot(t, booted.Config(""))
 	const unit = "wscast.service"
 	c := harness.Dial(t, m.WebSocketURL("news"))
 	n := 0
