@@ -23,9 +23,9 @@ const (
 	killed    strike = "kill -9"
 )
 
-// restartSec is how long after a crash a server that has no systemd here is started again: as
+// pauseBeforeRestart is how long after a crash a server that has no systemd here is started again: as
 // long as systemd/wscast.service waits.
-const restartSec = 100 * time.Millisecond
+const pauseBeforeRestart = 100 * time.Millisecond
 
 // A patient is a server that is restarted and killed.
 type patient interface {
@@ -128,7 +128,7 @@ func (r *running) killMain(ctx context.Context) (func() error, error) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(restartSec):
+		case <-time.After(pauseBeforeRestart):
 			return r.start(ctx)
 		}
 	}, nil
@@ -210,7 +210,7 @@ func (m *machine) killMain(context.Context) (func() error, error) {
 			return os.NewSyscallError("kill", err)
 		}
 		// Longer than the restart takes: until all are served again the load process waits.
-		time.Sleep(5 * restartSec)
+		time.Sleep(5 * pauseBeforeRestart)
 		return nil
 	}, nil
 }

@@ -115,16 +115,6 @@ func (s *sheet) measured() []row {
 	})
 }
 
-// middle is the median of a server's figures, and false when there are none.
-func (s *sheet) middle(server string, row row) (float64, bool) {
-	values := column(s.results[server], row)
-	if len(values) == 0 {
-		return 0, false
-	}
-	slices.Sort(values)
-	return median(values), true
-}
-
 func column(rounds []figures, row row) (values []float64) {
 	for _, f := range rounds {
 		if v, ok := f[row]; ok {

@@ -41,6 +41,7 @@ type WebSocketConfig struct {
 	Listen           []string `toml:"listen" fixed:"yes"`
 	Mode             Mode     `toml:"mode" fixed:"yes"`
 	Path             string   `toml:"path"`
+	Script           string   `toml:"script"`
 	Origins          []string `toml:"origins"`
 	Greeting         string   `toml:"greeting"`
 	Ping             Duration `toml:"ping"`
@@ -252,6 +253,9 @@ func (c *Config) check() *ConfigError {
 		return bad("websocket.listen", w.Listen, "name at least one address, such as \"127.0.0.1:7311\" or the path of a Unix socket")
 	case !strings.HasPrefix(w.Path, "/") || w.Path == "/" || path.Clean(w.Path) != w.Path || (&url.URL{Path: w.Path}).EscapedPath() != w.Path:
 		return bad("websocket.path", w.Path, "it begins with a slash, does not end with one, and has no characters that a URL would escape")
+	case w.Script != "" && (!strings.HasPrefix(w.Script, "/") || !strings.HasSuffix(w.Script, ".js") || path.Clean(w.Script) != w.Script ||
+		(&url.URL{Path: w.Script}).EscapedPath() != w.Script || w.Script == w.Path || strings.HasPrefix(w.Script, w.Path+"/")):
+		return bad("websocket.script", w.Script, "a path such as \"/wscast.js\" that is not below websocket.path, or nothing")
 	case len(w.Greeting) > maxGreeting:
 		return &ConfigError{Text: fmt.Sprintf("websocket.greeting has %d bytes", len(w.Greeting)), Hint: fmt.Sprintf("a greeting has at most %d bytes", maxGreeting)}
 	case w.Ping != 0 && impossible(w.Ping):

@@ -41,6 +41,7 @@ type handshaker struct {
 type handshakeSettings struct {
 	auth     *auth
 	path     string
+	script   string   // path of the client for browsers, "": it is not served
 	origins  []origin // none: the request's own host
 	greeting []byte   // a finished frame, or nothing
 	greeted  []byte   // the same as an event
@@ -61,6 +62,9 @@ func (h *handshaker) configure(c *Config, a *auth) {
 	if g := c.WebSocket.Greeting; g != "" { // TOML is UTF-8
 		s.greeting = append(frame.AppendHeader(nil, frame.Text, len(g)), g...)
 		s.greeted = encode.AppendEventText(nil, []byte(strings.ReplaceAll(g, "\r", "")))
+	}
+	if s.script = c.WebSocket.Script; s.script == "" && h.demo {
+		s.script = "/wscast.js"
 	}
 	s.upstream, s.compression = c.upstream, c.WebSocket.Compression
 	s.subscriptions = c.WebSocket.MaxSubscriptions
@@ -313,8 +317,14 @@ func (h *handshaker) May(g loop.Grant, channel string) loop.Refusal {
 	return h.settings.Load().auth.may(g, maySubscribe, channel)
 }
 
-// other answers what is no WebSocket: the demo page, or not found.
+// other answers what is no WebSocket: the client for browsers, the demo page, or not found.
 func (h *handshaker) other(s *handshakeSettings, r *http.Request) []byte {
+	if body, ok := web.Client(s.script, r.URL.Path); ok {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			return refusal(http.StatusMethodNotAllowed, "this script is read with GET", "Allow: GET, HEAD")
+		}
+		return response(http.StatusOK, "text/javascript; charset=utf-8", body)
+	}
 	if h.demo {
 		if body, contentType, ok := s.site.Page(r.URL.Path); ok {
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {

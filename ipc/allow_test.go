@@ -92,6 +92,7 @@ var coverings = []struct {
 	{"news.*", "news.*", true}, {"news.*", "news.sport.*", true}, {"news.*", "news.", true}, {"news.*", `news.\*`, true},
 	{"news.*", "news*", false}, {"news.*", "*", false}, {"news.*", "n*", false}, {"news.*", "[n]ews.*", false}, {"news.*", `\news.*`, false},
 	{"news.?", "news.?", true}, {"news.?", "news.a", false}, {"?*", "a*", false}, {`a\*`, `a\*`, true}, {`a\*`, "a*", false}, {`a\*`, "ab", false},
+	{`a\*`, `a\*b`, false}, {`a[*`, `a[b`, false}, {`[a]*`, `[a]b`, false},
 	{"news", "news", true}, {"news", "new?", false}, {"", "", true},
 }
 
@@ -159,6 +160,11 @@ func TestPublishIsDenied(t *testing.T) {
 	s.send("PUBLISH other 5\r\nPUBLISH news 6\r\n")
 	s.expect(":0\r\n" + denied("publish on", "news"))
 	await(t, lines, "'news'")
+	s.send("PUBLISH other 6\r\n")
+	s.expect(":0\r\n")
+	d.SetRules([]Rule{mine("news", "")})
+	s.send("PUBLISH other 6\r\n")
+	s.expect(denied("publish on", "other"))
 	d.SetRules(nil)
 	s.send("PUBLISH news 7\r\nPUBLISH sport 8\r\n")
 	s.expect(":0\r\n:0\r\n")
@@ -187,7 +193,7 @@ func TestDeniedUserMayAsk(t *testing.T) {
 
 func TestSubscribeIsDenied(t *testing.T) {
 	log, lines := events()
-	d := start(t, func(s *Server) { s.Log = log; s.SetRules([]Rule{mine("*", "news.* other")}) })
+	d := start(t, func(s *Server) { s.Log = log; s.SetRules([]Rule{mine("*", "news.* other s?")}) })
 	s := d.connect(t)
 	for _, test := range []struct{ command, denied string }{
 		{"SUBSCRIBE news.a sport other", "sport"},
@@ -195,11 +201,12 @@ func TestSubscribeIsDenied(t *testing.T) {
 		{"PSUBSCRIBE news.* *", "*"},
 		{"PSUBSCRIBE ne*", "ne*"},
 		{"PSUBSCRIBE othe?", "othe?"},
+		{"PSUBSCRIBE s*", "s*"}, // which s? matches, as a name
 	} {
 		s.send(test.command + "\r\n")
 		s.expect(denied("subscribe to", test.denied))
 	}
-	if st := d.Stats(); st.Subscribers != 0 || st.Denied != 5 {
+	if st := d.Stats(); st.Subscribers != 0 || st.Denied != 6 {
 		t.Errorf("%+v", st)
 	}
 	await(t, lines, "may not subscribe to 'sport'")
@@ -272,6 +279,12 @@ func TestRefusalsAreLoggedFewTimes(t *testing.T) {
 		s.send(fmt.Sprintf("PUBLISH c%d x\r\n", i))
 		s.expectError("NOPERM ")
 	}
+	c := d.connections()[0]
+	c.mu.Lock()
+	if n := len(c.rights.told); n != maxTold {
+		t.Errorf("%d refusals are remembered", n)
+	}
+	c.mu.Unlock()
 	for range 10 {
 		s := d.connect(t)
 		s.send("PUBLISH news x\r\n")

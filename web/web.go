@@ -20,6 +20,25 @@ var style []byte
 //go:embed demo.js
 var script []byte
 
+//go:embed wscast.js
+var client []byte
+
+//go:embed wscast.mjs
+var clientModule []byte
+
+// Client returns the client for browsers, where at is the path at which it is served, as /wscast.js: there as a script, and with the ending .mjs
+// as a module, which loads the script from beside it. body is not to be changed.
+func Client(at, path string) (body []byte, ok bool) {
+	switch {
+	case at == "":
+	case path == at:
+		return client, true
+	case path == strings.TrimSuffix(at, ".js")+".mjs":
+		return bytes.Replace(clientModule, []byte("./wscast.js"), []byte("."+at[strings.LastIndexByte(at, '/'):]), 1), true
+	}
+	return nil, false
+}
+
 // What index.html has in the places that a Site fills in: the defaults of wscastd.
 const (
 	defaultSocket = `data-socket="/run/wscast/publish.sock"`

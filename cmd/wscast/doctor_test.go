@@ -352,8 +352,7 @@ func TestDoctorFinds(t *testing.T) {
 // Of several files that set something the last one has to be changed.
 func TestDoctorNamesTheFile(t *testing.T) {
 	u := &unit{files: []unitFile{
-		{"/usr/lib/systemd/system/wscast.service", "LimitNOFILE=1\n"}, {"/etc/a.conf", "LimitNOFILE=2\n"}, {"/etc/b.conf", "#LimitNOFILE=3\n"},
-		{"/etc/c.conf", "LimitNOFILESoft=4\n"},
+		{"/usr/lib/systemd/system/wscast.service", "LimitNOFILE=1\n"}, {"/etc/a.conf", "LimitNOFILE=2\n"}, {"/etc/b.conf", "#LimitNOFILE=3\nLimitNOFILESoft=4\n"},
 	}}
 	if at := u.setIn("LimitNOFILE"); at != " in /etc/a.conf" {
 		t.Errorf("it is set%s", at)

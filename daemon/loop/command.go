@@ -221,7 +221,11 @@ func (l *loop) carryOut(c *client, what, to []byte) ([]byte, *post) {
 	if refusal != (Refusal{}) {
 		return appendRefusal(to, m.Ref, refusal), nil
 	}
-	if m.Command == "publish" {
+	switch m.Command {
+	case "ping":
+		b := append(appendRef([]byte(`{"reply":"pong"`), m.Ref), '}')
+		return append(frame.AppendHeader(to, frame.Text, len(b)), b...), nil
+	case "publish":
 		p, refusal := l.commandPublish(c, &m)
 		if p == nil {
 			to = appendRefusal(to, m.Ref, refusal)
@@ -265,8 +269,8 @@ func parseCommand(what []byte) (m command, refusal Refusal) {
 	}
 	publish, subscribe, history := m.Command == "publish", m.Command == "subscribe", m.Command == "history"
 	switch {
-	case !publish && !subscribe && !history && m.Command != "unsubscribe" && m.Command != "presence":
-		return m, Refusal{"unknown_command", "there are subscribe, unsubscribe, history, presence and publish"}
+	case !publish && !subscribe && !history && m.Command != "unsubscribe" && m.Command != "presence" && m.Command != "ping":
+		return m, Refusal{"unknown_command", "there are subscribe, unsubscribe, history, presence, publish and ping"}
 	case !subscribe && (m.LastEventID != "" || m.Since != ""):
 		return m, Refusal{"bad_command", "last_event_id and since are for subscribe"}
 	case history != (m.Last > 0):

@@ -436,6 +436,9 @@ func Recover(keeper Keeper, table *Table, stored []*os.File) (*Lot, []Found, err
 		}
 		err := soundSegment(s)
 		if err == nil {
+			err = s.closeStrays()
+		}
+		if err == nil {
 			err = a.read(s)
 		}
 		if err != nil {
@@ -490,6 +493,14 @@ func soundSegment(s *segment) error {
 		}
 	}
 	return nil
+}
+
+// closeStrays closes what is in the queue of the wrong end, as it is when the names of the two are exchanged: nobody would ever find it.
+func (s *segment) closeStrays() error {
+	return (&segment{rx: s.tx}).read(func(_ []byte, fd int) bool {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		return false
+	})
 }
 
 // IsSegment tells whether a stored descriptor of that name is of a lot.
@@ -669,7 +680,7 @@ func (a *arrivals) claim(s *segment, b []byte, fd int) bool {
 
 // lives tells whether the record of a slot is about this connection.
 func (t *Table) lives(slot, gen uint32, fd int) bool {
-	if int(slot) >= len(t.recs) {
+	if slot >= min(t.head.used.Load(), uint32(len(t.recs))) { // above, records are given to newcomers
 		return false
 	}
 	r := t.At(slot)

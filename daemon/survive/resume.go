@@ -46,6 +46,12 @@ func (r *Record) stands(fd int, overflow []byte) (s Standing, err error) {
 	if s.State == Free || s.State > Closing {
 		return s, fmt.Errorf("implausible record: state %d", s.State)
 	}
+	if s.State != Opening && !r.sound() {
+		return s, errSum
+	}
+	if s.State == Open && p.Marks&(Goodbye|Awaited) != 0 {
+		return s, errors.New("implausible record: an open client was said good-bye")
+	}
 	c, err := count(fd)
 	uncounted := err == errUncounted
 	switch {

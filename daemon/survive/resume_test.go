@@ -126,6 +126,7 @@ func TestStandsAtEveryByte(t *testing.T) {
 				fd, client := tcpPair(t)
 				r := newRecord(Open, Place{Cursor: 8, Base: base, Extra: uint32(extra), In: 5})
 				r.SetExtra(0, []byte("1234567"))
+				r.Stand(Place{Cursor: 8, Base: base, Extra: uint32(extra), In: 5})
 				write(t, fd, written)
 				if acknowledged {
 					if _, err := io.ReadFull(client, make([]byte, written)); err != nil {

@@ -55,7 +55,7 @@ type Record struct {
 	which   atomic.Uint32 // of the places: the one that holds; with writing set, a write to a socket that does not count is under way
 	kind    uint32        // of client, for package loop
 	more    atomic.Uint32 // slot of its directory plus 1, 0: none
-	places  [2]Place
+	places  [2]stored
 	extra   [MaxExtra]byte
 }
 
@@ -81,7 +81,7 @@ const (
 )
 
 // MaxExtra is how many bytes of control frames a record has room for.
-const MaxExtra = 256 - 32 - 2*int(unsafe.Sizeof(Place{}))
+const MaxExtra = 256 - 32 - 2*int(unsafe.Sizeof(stored{}))
 
 const writing = 2
 
@@ -201,8 +201,7 @@ func (t *Table) Take(cookie uint64) (slot uint32, r *Record, err error) {
 	r = &t.recs[slot]
 	r.gen++
 	r.cookie, r.channel = cookie, NoChannel
-	r.places[0] = Place{}
-	r.which.Store(0)
+	r.which.Store(holds[0])
 	r.kind = 0
 	r.more.Store(0)
 	failpoint.Pass("record.taken")
@@ -313,8 +312,8 @@ func (r *Record) Answer(channel uint32, p Place) {
 // Stand notes where the client stands. The other place is filled and then made the one that holds, by one store.
 func (r *Record) Stand(p Place) {
 	next := (r.which.Load() ^ 1) & 1
-	r.places[next] = p
-	r.which.Store(next)
+	r.put(next, &p)
+	r.which.Store(holds[next])
 }
 
 // Writing notes that a write to a socket that does not count its bytes, a Unix-domain one, is under way. Stand ends it.
@@ -323,5 +322,5 @@ func (r *Record) Writing() { r.which.Store(r.which.Load() | writing) }
 // Place is where the client stands.
 func (r *Record) Place() (p Place, writingNow bool) {
 	w := r.which.Load()
-	return r.places[w&1], w&writing != 0
+	return r.places[w&1].place(), w&writing != 0
 }

@@ -76,7 +76,7 @@ func TestStandIsOneStore(t *testing.T) {
 	for i := range uint64(10) {
 		r.Stand(Place{Cursor: i})
 		other := &r.places[(r.which.Load()^1)&1]
-		*other = Place{Cursor: 99}
+		*other = stored{cursor: 99}
 		if p, _ := r.Place(); p.Cursor != i {
 			t.Fatalf("%+v", p)
 		}

@@ -32,6 +32,7 @@ const addition = "# Of a later version.\n"
 type builds struct {
 	mu       sync.Mutex
 	dir      string
+	sources  string            // a copy of the repository, which somebody may be working on meanwhile
 	packages map[string]string // by kind and version
 }
 
@@ -55,23 +56,21 @@ func build(t *testing.T, kind, version string) string {
 			if built.dir, err = os.MkdirTemp("", "wscast-packages-"); err != nil {
 				t.Fatal(err)
 			}
+			built.sources = filepath.Join(built.dir, "sources")
+			copyTree(t, harness.Repository(t), built.sources)
 		}
 		built.packages[key] = makePackage(t, filepath.Join(built.dir, key), kind, version)
 	}
 	return built.packages[key]
 }
 
-// makePackage makes a package in a copy of the repository. What is in the environment is that of the make which it is run by.
+// makePackage makes a package in a copy of the sources, with more in its environment.
 func makePackage(t *testing.T, dir, kind, version string, environment ...string) string {
 	t.Helper()
 	harness.Find(t, "dpkg-buildpackage", "dpkg-dev")
 	harness.Find(t, "dh", "debhelper")
 	harness.Find(t, "rpmbuild", "rpm")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run(t, nil, "sh", "-c", `tar -C "$1" --exclude=./.git --exclude=./bin --exclude=node_modules -cf - . | tar -C "$2" -xf -`,
-		"copy", harness.Repository(t), dir)
+	copyTree(t, built.sources, dir)
 	args := []string{"make", "-s", "-C", dir, kind}
 	if version != first {
 		args = append(args, "VERSION="+version)
@@ -86,6 +85,14 @@ func makePackage(t *testing.T, dir, kind, version string, environment ...string)
 		t.Fatalf("make %s prints %q, expected the path of one package", kind, out)
 	}
 	return filepath.Join(dir, name)
+}
+
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, nil, "sh", "-c", `tar -C "$1" --exclude=./.git --exclude=./bin --exclude=node_modules -cf - . | tar -C "$2" -xf -`, "copy", from, to)
 }
 
 func appendTo(t *testing.T, name, text string) {

@@ -45,18 +45,25 @@ func main() {
 	// Who started this may die, which ends the input; a signal is for people.
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
+	code := run(ctx, os.Stdin, os.Stdout)
+	booted.RemoveLayers()
+	os.Exit(code)
+}
+
+// run serves in a goroutine of its own, which Fatal ends, and returns the exit code.
+func run(ctx context.Context, in io.Reader, out io.Writer) (code int) {
 	t := &bench{}
 	done := make(chan struct{})
-	go func() { // which Fatal ends
+	go func() {
 		defer close(done)
 		defer t.cleanup()
-		serve(ctx, t, os.Stdin, os.Stdout)
+		serve(ctx, t, in, out)
 	}()
 	<-done
-	booted.RemoveLayers()
 	if t.Failed() {
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func serve(ctx context.Context, t *bench, in io.Reader, out io.Writer) {

@@ -1,0 +1,3 @@
+import "./wscast.js"
+
+export const connect = globalThis.wscast.connect
