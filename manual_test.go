@@ -289,7 +289,7 @@ func keys(t *testing.T, m manual) {
 	}
 	got, want := load(t, file), daemon.Defaults()
 	want.Publish.Allow = []daemon.AllowConfig{{Users: []string{"mail", "1001"}, Groups: []string{"adm"}, Publish: []string{"mail/*", "alerts"}, Subscribe: []string{"mail/*"}}}
-	want.Channel = []daemon.ChannelConfig{{Match: "camera/*", Frames: "auto"}} // match has no default
+	want.Channel = []daemon.ChannelConfig{{Match: "camera/*", Frames: "auto", Upstream: "off"}} // match has no default
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the lines of wscast.toml(5) are\n%+v\nand the defaults\n%+v", got, want)
 	}
@@ -329,6 +329,8 @@ func restartKeys(t *testing.T, m manual) {
 			value.Set(reflect.Append(value, reflect.ValueOf("x")))
 		case reflect.Uint32:
 			value.SetUint(value.Uint() + 1)
+		case reflect.Bool:
+			value.SetBool(!value.Bool())
 		default:
 			value.SetInt(value.Int() + 1)
 		}

@@ -545,12 +545,11 @@ func (l *load) window(w int) error {
 // latency of every delivery.
 func (l *load) paced() error {
 	for _, c := range l.clients {
-		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
-			return fmt.Errorf("SO_TIMESTAMPNS: %w", err)
+		if err := stamped(c.fd); err != nil {
+			return err
 		}
 	}
-	// The kernel turns its stamps on in the background (net_enable_timestamp).
-	if err := l.idle(50 * time.Millisecond); err != nil {
+	if err := l.awaitStamps(); err != nil {
 		return err
 	}
 	n := max(1, int(l.Phase.Seconds()*float64(l.Rate)))
@@ -607,6 +606,58 @@ func receive(fd int, b []byte) (int, error) {
 		return 0, e
 	}
 	return int(n), nil
+}
+
+// stamped asks for receive stamps.
+func stamped(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+		return fmt.Errorf("SO_TIMESTAMPNS: %w", err)
+	}
+	return nil
+}
+
+// awaitStamps returns when there are stamps. The kernel turns them on in the background, for
+// all sockets at once (net_enable_timestamp), so a connection of our own tells.
+func (l *load) awaitStamps() error {
+	listener, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(listener)
+	at := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
+	err = errors.Join(unix.Bind(listener, at), unix.Listen(listener, 1))
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	bound, err := unix.Getsockname(listener)
+	if err != nil {
+		return os.NewSyscallError("getsockname", err)
+	}
+	c, err := connect(0, "", netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(bound.(*unix.SockaddrInet4).Port)))
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	accepted, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("accept", err)
+	}
+	defer unix.Close(accepted)
+	if err := stamped(accepted); err != nil {
+		return err
+	}
+	for end := time.Now().Add(l.Stall); time.Now().Before(end); {
+		if err := c.send([]byte{0}); err != nil {
+			return err
+		}
+		if err := l.idle(time.Millisecond); err != nil {
+			return err
+		}
+		if _, _, err := receiveStamped(accepted, l.buffer); err != errNoStamp && err != unix.EAGAIN {
+			return os.NewSyscallError("recvmsg", err)
+		}
+	}
+	return fmt.Errorf("no receive stamps for %s", l.Stall)
 }
 
 var errNoStamp = errors.New("no receive stamp came with the data")

@@ -85,8 +85,7 @@ func (l *load) survive(c *control) error {
 			}
 		}
 	}()
-	// The kernel turns its stamps on in the background (net_enable_timestamp).
-	if err := l.idle(50 * time.Millisecond); err != nil {
+	if err := l.awaitStamps(); err != nil {
 		return err
 	}
 	if err := l.watch(int(c.in.Fd()), unix.EPOLL_CTL_ADD, unix.EPOLLIN); err != nil {
@@ -134,13 +133,6 @@ func (l *load) survive(c *control) error {
 			return err
 		}
 	}
-}
-
-func stamped(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
-		return fmt.Errorf("SO_TIMESTAMPNS: %w", err)
-	}
-	return nil
 }
 
 // dueAt is when a message is to be published, in nanoseconds since 1970.

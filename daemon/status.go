@@ -57,6 +57,7 @@ func (d *Daemon) Info() []ipc.Section {
 		{Key: "deliveries", Value: count(s.Deliveries)},
 		{Key: "sent_bytes", Value: count(s.Sent)},
 		{Key: "frames_received", Value: count(s.Received)},
+		{Key: "messages_from_clients", Value: count(s.Published)},
 		{Key: "pings", Value: count(s.Pings)},
 		{Key: "handshakes", Value: count(s.Handshakes)},
 		{Key: "requests_refused", Value: count(s.Refused)},

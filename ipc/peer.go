@@ -82,7 +82,7 @@ const nobody = 65534
 // senderOf returns the sender of a datagram; ok is false when it is not known.
 func senderOf(control []byte) (peer Peer, ok bool) {
 	messages, err := unix.ParseSocketControlMessage(control)
-	if err != nil || len(messages) != 1 {
+	if err != nil || len(messages) != 1 || len(messages[0].Data) < unix.SizeofUcred { // which ParseUnixCredentials does not look at
 		return Peer{}, false
 	}
 	cred, err := unix.ParseUnixCredentials(&messages[0])

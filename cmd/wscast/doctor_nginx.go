@@ -27,7 +27,7 @@ type nginxFacts struct {
 	groups   []int       // of a worker
 	uid      int         // of a worker
 	command  string      // what it is called with: "nginx", or with the options that it was started with
-	reload   string      // the command
+	reload   string      // the command, or the one that starts it
 	config   []directive // nil: not seen
 	refused  string      // why nginx -T gives none
 	forbids  bool        // it is because the caller is not root
@@ -63,9 +63,15 @@ func lookAtNginx(f *facts) (n nginxFacts) {
 		n.version = said[strings.LastIndexByte(strings.TrimSpace(said), '/')+1:]
 		n.version = strings.TrimSpace(n.version)
 	}
-	n.reload = n.command + " -s reload"
-	if f.units[nginxUnit].get("ActiveState") == "active" {
+	switch service := f.units[nginxUnit]; {
+	case service.get("ActiveState") == "active":
 		n.reload = "systemctl reload " + nginxUnit
+	case n.running:
+		n.reload = n.command + " -s reload"
+	case service.installed():
+		n.reload = "systemctl start " + nginxUnit
+	default:
+		n.reload = n.command
 	}
 	dump, said, err := outputOf(n.path, append(same, "-T")...)
 	if err != nil {

@@ -397,8 +397,10 @@ func TestDoctorKnowsNothing(t *testing.T) {
 
 func TestDoctorCommand(t *testing.T) {
 	d := startDaemon(t)
+	d.mu.Lock()
 	d.info = []ipc.Section{{Name: "Survival", Fields: []ipc.Field{{Key: "survival", Value: "off"},
 		{Key: "survival_off_because", Value: "it is a test"}}}}
+	d.mu.Unlock()
 	r := wscast(t, "", "doctor", "--socket", d.socket, "--clients", "10")
 	for _, line := range []string{
 		"Publish socket\n  ok       " + d.socket + " is there: ",

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"wscast/token"
@@ -18,12 +19,12 @@ key that belongs to auth.key in wscast.toml. It lets a client subscribe to the c
 --channel, and publish to those that match --publish, until it expires. Both can be given several
 times, and can be patterns: * is any number of characters.`,
 	setup: func(flags *flag.FlagSet) func(std streams, args []string) error {
-		key := flags.String("key", "", "`FILE` with the secret or the private key")
-		subject := flags.String("subject", "", "`NAME` of the client, which others see")
-		expires := flags.Duration("expires", time.Hour, "`TIME` from now until it expires, such as 10m or 24h; 0: never")
+		key := flags.String("key", "", "the `FILE` with the secret or the private key")
+		subject := flags.String("subject", "", "the `NAME` of the client, which others see")
+		expires := flags.Duration("expires", time.Hour, "the `TIME` from now on until it expires; 0: never")
 		var channels, publish many
-		flags.Var(&channels, "channel", "`PATTERN` of channels to subscribe to")
-		flags.Var(&publish, "publish", "`PATTERN` of channels to publish to")
+		flags.Var(&channels, "channel", "the `NAMES` of channels to subscribe to")
+		flags.Var(&publish, "publish", "the `NAMES` of channels to publish to")
 		return func(std streams, args []string) error {
 			switch {
 			case len(args) > 0:
@@ -60,7 +61,7 @@ times, and can be patterns: * is any number of characters.`,
 // many is a flag that can be given several times.
 type many []string
 
-func (m *many) String() string { return fmt.Sprint(*m) }
+func (m *many) String() string { return strings.Join(*m, " ") }
 
 func (m *many) Set(value string) error {
 	if value == "" {

@@ -148,7 +148,8 @@ func Open(f *os.File) (*Log, error) {
 	}
 	if m.head.sums != 0 {
 		l.path = pathOf(f)
-		if m.head.closed.Swap(0) != 0 { // by a process that is followed by another one after all
+		// Nothing may be appended as long as the disk says that the log is closed.
+		if m.head.closed.Swap(0) != 0 {
 			if err := dataSync(f); err != nil {
 				return nil, errors.Join(err, m.unmap())
 			}

@@ -98,6 +98,15 @@ func TestIDIsForgotten(t *testing.T) {
 	if l.once != nil {
 		t.Errorf("%d ids are kept, want none", len(l.once))
 	}
+	// Nor do entries keep those of the messages that had their place before.
+	next, err := Open(duplicate(t, l.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if next.once != nil {
+		t.Errorf("after Open %d ids are kept, want none", len(next.once))
+	}
 }
 
 // Nothing is overwritten for what is not put: above all not the message itself.

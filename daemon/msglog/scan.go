@@ -84,9 +84,7 @@ func (m *mapping) recover(f *os.File) (found Found, err error) {
 		found.CutOlder = first - tail
 	}
 	if closed && head == last && (tail == first || head == 0) {
-		// In memory nothing may be appended as long as the disk says that the log is closed.
-		h.closed.Store(0)
-		return found, dataSync(f)
+		return found, nil // Open takes the mark away
 	}
 
 	found.CutNewer = max(found.CutNewer, m.wipe(last))

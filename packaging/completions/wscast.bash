@@ -7,11 +7,11 @@ _wscast()
     COMPREPLY=()
 
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'publish subscribe listen status doctor version help --version --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'publish subscribe listen status doctor token version help --version --help' -- "$cur")
         return
     fi
     case $prev in
-        --socket)
+        --socket|--key)
             compopt -o filenames 2>/dev/null
             mapfile -t COMPREPLY < <(compgen -f -- "$cur")
             return ;;
@@ -35,8 +35,9 @@ _wscast()
         subscribe) flags='--socket --pattern --help' ;;
         listen) flags='--origin --help' ;;
         status) flags='--socket --json --help' ;;
+        token) flags='--key --subject --channel --publish --expires --help' ;;
         doctor) flags='--socket --clients --help' ;;
-        help) flags='publish subscribe listen status doctor version' ;;
+        help) flags='publish subscribe listen status doctor token version' ;;
     esac
     if [[ $command == help || $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")

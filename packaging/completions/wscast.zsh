@@ -9,6 +9,7 @@ commands=(
     'listen:print what a WebSocket client receives'
     'status:report clients, channels, rates, the log, version and uptime'
     'doctor:check the installation and say what mends it'
+    'token:make a token that lets a WebSocket client in'
     'version:print the version'
     'help:explain a command'
 )
@@ -44,6 +45,13 @@ case $command in
         _arguments $socket $help '--json[print a JSON object]' ;;
     doctor)
         _arguments $socket $help '--clients[judge limits for so many clients]:clients: ' ;;
+    token)
+        _arguments $help \
+            '--key[the file with the secret or the private key]:key:_files' \
+            '--subject[the name of the client]:name: ' \
+            '*--channel[channels to subscribe to]:channel: ' \
+            '*--publish[channels to publish to]:channel: ' \
+            '--expires[the time until it expires]:time: ' ;;
     help)
         commands=(${commands:#help:*})
         _describe -t commands command commands ;;

@@ -130,7 +130,8 @@ func (m *Machine) boot() {
 	if m.console, err = os.Create(filepath.Join(m.dir, "console")); err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { m.console.Close() })
+	console := m.console
+	m.t.Cleanup(func() { console.Close() })
 	lower := []string{m.files, layers.install, layers.root}
 	if m.race {
 		race, err := layers.race()
