@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -49,9 +50,17 @@ type Daemon struct {
 // statusEvery is how often STATUS= is brought up to date, and over how long rates are measured. Tests make it shorter.
 var statusEvery = 5 * time.Second
 
-// goodbye is how long clients have at a stop to take what the log has for them and to close. TimeoutStopSec= of the unit
-// is longer.
-const goodbye = 5 * time.Second
+// At a stop clients are told good-bye one after the other, or they all come back at the same moment, to wherever nginx
+// leads them then. TimeoutStopSec= of the unit is longer than all of it together.
+const (
+	// between two good-byes, as long as that takes no longer than mostSpread.
+	between    = time.Millisecond
+	mostSpread = 10 * time.Second
+	// goodbye is how long clients have to take what the log has for them and to close, when the last one is told.
+	goodbye = 5 * time.Second
+	// leaveTaking is how long those have that end with the process although the others do not.
+	leaveTaking = 2 * time.Second
+)
 
 // New makes a daemon that serves nobody yet. It takes the sockets over, also when it fails.
 func New(o Options) (*Daemon, error) {
@@ -107,6 +116,9 @@ func (d *Daemon) apply(c *Config, rules []ipc.Rule, auth *auth) {
 func (d *Daemon) Run(signals <-chan os.Signal) error {
 	d.survival.adopt(d.loops, d.log)
 	d.survival.resume(d.server, d.log)
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { d.survival.watch(ctx) })
 	failed := make(chan error, len(d.sockets.Publish)+len(d.sockets.Datagrams))
 	err := d.serve(failed)
 	if err == nil {
@@ -115,6 +127,8 @@ func (d *Daemon) Run(signals <-chan os.Signal) error {
 		d.notify.ready(d.status())
 		err = d.wait(signals, failed)
 	}
+	cancel()
+	watching.Wait() // what it looks after is closed
 	return errors.Join(err, d.stop())
 }
 
@@ -143,20 +157,17 @@ func (d *Daemon) serve(failed chan<- error) error {
 func (d *Daemon) wait(signals <-chan os.Signal, failed <-chan error) error {
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
-	var watchdog <-chan time.Time
-	if interval := d.notify.watchdog(); interval > 0 {
-		t := time.NewTicker(interval)
-		defer t.Stop()
-		watchdog = t.C
-		d.loops.Turning() // the first question, to be answered at the first tick
+	watchdog, every := d.notify.watchdog(), trusted/4
+	if watchdog > 0 {
+		every = min(every, watchdog)
 	}
-	lived := time.NewTimer(trusted)
-	defer lived.Stop()
+	health := time.NewTicker(every)
+	defer health.Stop()
+	d.loops.Turning() // the first question, to be answered at the first tick
+	began, lived := time.Now(), false
 	shown := ""
 	for {
 		select {
-		case <-lived.C:
-			d.survival.keep.Table.Lived()
 		case s := <-signals:
 			if s != syscall.SIGHUP {
 				d.log.Info("stopping", "signal", s)
@@ -166,16 +177,20 @@ func (d *Daemon) wait(signals <-chan os.Signal, failed <-chan error) error {
 		case err := <-failed:
 			return err
 		case <-status.C:
+			d.survival.hurry()
 			if now := d.status(); now != shown {
 				d.notify.status(now)
 				shown = now
 			}
-		case <-watchdog:
-			if d.loops.Turning() {
+		case <-health.C:
+			turning := d.loops.Turning()
+			switch {
+			case !turning:
+				d.log.Error("an event loop stands still: the watchdog, if there is one, is not told that all is well")
+			case watchdog > 0:
 				d.notify.alive()
-			} else {
-				d.log.Error("an event loop stands still: the watchdog is not told that all is well")
 			}
+			lived = lived || d.survival.judge(turning, time.Since(began))
 		}
 	}
 }
@@ -225,7 +240,7 @@ func (d *Daemon) notReloaded(err error) {
 // come no client is closed, and nothing more is written to them either: the heir goes on.
 func (d *Daemon) stop() error {
 	code, reason := uint16(frame.CloseServiceRestart), loop.RestartReason
-	heir := d.survival.off == ""
+	heir := d.survival.standing().off == ""
 	if heir {
 		stop, err := forGood()
 		if err != nil {
@@ -243,14 +258,21 @@ func (d *Daemon) stop() error {
 		failpoint.Pass("suspend.publishers")
 		d.survival.hand(suspended, d.log)
 		failpoint.Pass("suspend.handed")
-		d.loops.Suspend()
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTaking)
+		defer cancel()
+		d.loops.Suspend(ctx)
 		failpoint.Pass("suspend.all")
 		d.survival.keep.Table.Lived()
 	} else {
 		err = d.server.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		clients := d.loops.Stats().Clients
+		spread := min(time.Duration(clients)*between, mostSpread)
+		if clients > 0 {
+			d.log.Info("closing all clients", "clients", clients, "code", code, "within", spread)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), spread+goodbye)
 		defer cancel()
-		d.loops.Close(ctx, code, reason)
+		d.loops.Close(ctx, code, reason, spread)
 		err = errors.Join(err, d.store.Finish())
 	}
 	return errors.Join(err, d.survival.close(), d.sockets.Close())

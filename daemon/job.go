@@ -8,12 +8,14 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 )
 
+// jobPatience is how long systemd may take to answer at a stop.
+const jobPatience = 2 * time.Second
+
 // forGood tells a stop from a restart, in both of which systemd sends SIGTERM: it asks over D-Bus for the job that the
 // service has at this moment. Without an answer, or without a job, it is a restart: to take a stop for a restart
 // costs clients their close frame, to take a restart for a stop would cost them their connection.
 func forGood() (bool, error) {
-	const patience = 2 * time.Second
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), jobPatience)
 	defer cancel()
 	bus, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {

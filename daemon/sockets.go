@@ -27,7 +27,7 @@ type Sockets struct {
 	Publish   []*net.UnixListener // Unix-domain stream listeners
 	Datagrams []*net.UnixConn     // Unix-domain datagram sockets
 
-	stored []*os.File // not sockets to serve on, but what an earlier process has left with systemd
+	stored []*os.File // not sockets to serve on, but what an earlier process has left with systemd, perhaps a later version
 	paths  []string   // of Unix-domain sockets that were bound here, removed by Close
 }
 
@@ -81,7 +81,10 @@ func (s *Sockets) adopt(f *os.File) error {
 		return s.keep(f)
 	}
 	k, address, err := examine(f)
-	if err != nil {
+	switch known := slices.Contains([]string{nameWebSocket, namePublish, nameDatagrams}, f.Name()); {
+	case err != nil && !known:
+		return s.keep(f)
+	case err != nil:
 		return fmt.Errorf("it is no socket: %w", err)
 	}
 	switch f.Name() {
@@ -126,6 +129,9 @@ func (s *Sockets) adopt(f *os.File) error {
 		}
 		s.Datagrams = append(s.Datagrams, conn.(*net.UnixConn))
 	default:
+		if !k.listens && (k.kind != unix.SOCK_DGRAM || address == "" || address == "@") {
+			return s.keep(f) // no socket unit makes such a socket: it was stored
+		}
 		return fmt.Errorf("unknown name: FileDescriptorName= is %q, %q or %q", nameWebSocket, namePublish, nameDatagrams)
 	}
 	return nil

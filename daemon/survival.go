@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,8 +42,6 @@ const (
 
 	// maxRecords is the size of the connection table. It costs address space, and memory only for records that were used.
 	maxRecords = 1 << 20
-	// managerPatience is how long the service manager may take to answer at the start.
-	managerPatience = 10 * time.Second
 	// trusted is how long a process has to live without a crash for its adoption to have gone well; after tooOften that did not, what is there
 	// is held for the cause and given up.
 	trusted  = 10 * time.Second
@@ -51,8 +50,7 @@ const (
 
 // survival is what this process has taken over and leaves behind.
 type survival struct {
-	off     string // why it is off; "" when it is on
-	manager *survive.Store
+	manager *survive.Store // nil: none
 	keeper  survive.Keeper // manager, or nobody
 	log     *msglog.Log
 	logName string // in the store
@@ -65,28 +63,28 @@ type survival struct {
 	found   []survive.Found
 	handed  []survive.Handed // connections of publishers
 	took    time.Duration    // to adopt
+	room    int              // that watch has found in the store
+	stuck   bool             // a loop stands still, and the adoption counts as failed for that
+	kick    chan struct{}    // to watch: check now
+
+	mu     sync.Mutex
+	stands standing
 }
 
 // noKeeper is the keeper when there is none: what is stored goes nowhere.
 type noKeeper struct{}
 
-func (noKeeper) Push(string, int) error { return nil }
-func (noKeeper) Remove(string) error    { return nil }
+func (noKeeper) Push(string, int) error  { return nil }
+func (noKeeper) Again(string, int) error { return nil }
+func (noKeeper) Remove(string) error     { return nil }
 
 // takeOver finds out what there is to take over, and does it up to the connections, which the loops adopt.
 func takeOver(o *Options) (s *survival, err error) {
-	s = &survival{journal: o.Log}
+	s = &survival{journal: o.Log, room: survive.Enough, kick: make(chan struct{}, 1)}
 	stored := o.Sockets.stored
 	o.Sockets.stored = nil
-	if err := s.findManager(); err != nil {
+	if err := s.findManager(stored); err != nil {
 		return nil, err
-	}
-	if s.off != "" {
-		level := slog.LevelWarn
-		if s.off == noManager {
-			level = slog.LevelDebug // who does that knows
-		}
-		o.Log.Log(context.Background(), level, "clients will not survive a restart", "cause", s.off)
 	}
 	var keeper survive.Keeper = noKeeper{}
 	if s.manager != nil {
@@ -107,9 +105,12 @@ func takeOver(o *Options) (s *survival, err error) {
 			segments = append(segments, f)
 		case survive.IsHanded(name):
 			handed = append(handed, f)
-		default:
+		case name == survive.ProbeName:
 			_ = keeper.Remove(name)
 			f.Close()
+		default:
+			o.Log.Warn("a stored descriptor is given up: no name of this version, perhaps of a later one", "name", name)
+			survive.Discard(keeper, f)
 		}
 	}
 	bad := s.open(tables, logs)
@@ -180,27 +181,31 @@ func (s *survival) hand(suspended []ipc.Suspended, log *slog.Logger) {
 	}
 }
 
-func (s *survival) findManager() (err error) {
-	if s.manager, err = survive.OpenStore(); err != nil {
+// findManager: where something was stored there is a store, and clients wait, so nobody asks now how much room it has.
+func (s *survival) findManager(stored []*os.File) (err error) {
+	var held []string
+	for _, f := range stored {
+		held = append(held, f.Name())
+	}
+	if s.manager, err = survive.OpenStore(held); err != nil {
 		return err
 	}
-	if s.manager == nil {
-		s.off = noManager
-		return nil
-	}
-	kept, err := s.manager.Probe(managerPatience)
 	switch {
-	case err != nil:
-		s.off = err.Error()
-	case !kept:
-		s.off = "the service manager keeps no descriptors: FileDescriptorStoreMax= of the unit is too small, or the store is full"
+	case s.manager == nil:
+		s.stands.off = noManager
+		s.journal.Debug("clients will not survive a restart", "cause", noManager) // who does that knows
+	case !slices.ContainsFunc(held, func(name string) bool { return name != survive.ProbeName }):
+		ctx, cancel := context.WithTimeout(context.Background(), managerPatience)
+		defer cancel()
+		if _, err := s.manager.Probe(ctx, survive.Enough); err != nil {
+			s.say(func(is *standing) { is.doubt = err.Error() })
+		}
 	}
-	if s.off != "" {
-		err = s.manager.Close()
-		s.manager = nil
-	}
-	return err
+	return nil
 }
+
+// byHand tells whether there is no service manager.
+func (s *survival) byHand() bool { return s.manager == nil }
 
 // open opens the table and the log that belong together. It returns why what was found cannot be used.
 //
@@ -273,7 +278,7 @@ func (s *survival) findPath(o *Options) error {
 		return nil
 	}
 	s.path = ""
-	if s.off == noManager {
+	if s.byHand() {
 		return &ConfigError{
 			Text: fmt.Sprintf("log.path = %q is relative, and there is no state directory", o.Config.Log.Path),
 			Hint: "write an absolute path; or start the daemon by a unit with StateDirectory=, as the shipped one is",
@@ -352,7 +357,7 @@ func (s *survival) load(o *Options) (err error) {
 		if err = s.loadFile(o); err == nil {
 			return nil
 		}
-		if s.off == noManager {
+		if s.byHand() {
 			text, hint, _ := strings.Cut(err.Error(), "; ")
 			return &ConfigError{Text: "log.path: " + strings.TrimPrefix(text, "log: "), Hint: hint}
 		}
@@ -430,24 +435,31 @@ func (s *survival) makeNew(o *Options, keeper survive.Keeper) (err error) {
 		}
 		s.logName = logNames[0]
 		failpoint.Pass("make.made")
-		err = push(keeper, s.logName, s.log.File())
-		failpoint.Pass("make.log")
-		err = errors.Join(err, push(keeper, survive.TableName, s.keep.Table.File()))
-		failpoint.Pass("make.table")
+		if !s.byHand() {
+			s.store()
+		}
 		s.keep.Table.Begin()
 	}
-	if s.keep.Lot == nil && s.off == "" {
+	if s.keep.Lot == nil && !s.byHand() {
 		s.keep.Lot = survive.NewLot(keeper, s.keep.Table)
 	}
-	return err
+	return nil
 }
 
 func push(keeper survive.Keeper, name string, f *os.File) error {
+	return with(f, func(fd int) error { return keeper.Push(name, fd) })
+}
+
+func again(keeper survive.Keeper, name string, f *os.File) error {
+	return with(f, func(fd int) error { return keeper.Again(name, fd) })
+}
+
+func with(f *os.File, do func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return errors.Join(raw.Control(func(fd uintptr) { err = keeper.Push(name, int(fd)) }), err)
+	return errors.Join(raw.Control(func(fd uintptr) { err = do(int(fd)) }), err)
 }
 
 // adopt gives the connections to the loops.
@@ -462,6 +474,24 @@ func (s *survival) adopt(loops *loop.Loops, log *slog.Logger) {
 		log.Info("clients taken over", "adopted", stats.Adopted, "repaired", stats.Repaired, "lost", stats.Lost, "took", s.took.Round(time.Microsecond))
 	}
 	s.found = slices.Clip(s.found[:0])
+}
+
+// judge notes how the adoption goes: it has failed if the process crashes within the time trusted, and as long as a loop
+// stands still, which the watchdog kills it for. lived: it has not, and need not be judged again.
+func (s *survival) judge(turning bool, age time.Duration) (lived bool) {
+	switch {
+	case !turning && !s.stuck:
+		s.stuck = true
+		s.keep.Table.Crashed()
+	case turning && s.stuck:
+		s.stuck = false
+		s.keep.Table.GoesOn()
+	}
+	if turning && age >= trusted {
+		s.keep.Table.Lived()
+		return true
+	}
+	return false
 }
 
 // close is for a process that leaves nothing behind; the manager drops what it has when the service has ended.
@@ -487,9 +517,7 @@ func (s *survival) close() error {
 
 // status is what STATUS= says of it, when there is something to say.
 func (s *survival) status() (text string) {
-	if s.off != "" {
-		text = "; clients will not survive a restart: " + s.off
-	}
+	text = s.standing().String()
 	if s.noPath != "" {
 		text += "; log.path cannot be used: " + s.noPath
 	}
@@ -505,20 +533,21 @@ func (s *survival) status() (text string) {
 
 // info is the section of INFO.
 func (s *survival) info(stats *loop.Stats) ipc.Section {
-	state, parked, stored := "on", 0, 0
-	if s.off != "" {
+	is, state, parked, stored, homeless := s.standing(), "on", 0, 0, 0
+	if is.off != "" {
 		state = "off"
-	}
-	if s.keep.Lot != nil {
+	} else {
 		parked, stored = s.keep.Lot.Parked()
 		stored += 2 // the log and the table
+		homeless, _ = s.keep.Lot.Homeless()
 	}
 	return ipc.Section{Name: "Survival", Fields: []ipc.Field{
 		{Key: "survival", Value: state},
-		{Key: "survival_off_because", Value: s.off},
+		{Key: "survival_off_because", Value: is.off},
 		{Key: "parked", Value: strconv.Itoa(parked)},
 		{Key: "stored_descriptors", Value: strconv.Itoa(stored)},
-		{Key: "not_parked", Value: count(stats.Unparked)},
+		{Key: "not_parked", Value: strconv.Itoa(homeless)},
+		{Key: "not_parked_because", Value: is.partly},
 		{Key: "adopted", Value: count(stats.Adopted)},
 		{Key: "repaired", Value: count(stats.Repaired)},
 		{Key: "not_adopted", Value: count(stats.Lost)},

@@ -22,9 +22,11 @@ import (
 // keeper is a service manager that keeps descriptors.
 type keeper struct {
 	testing.TB
-	mu   sync.Mutex
-	room int
-	kept []kept
+	mu    sync.Mutex
+	room  int
+	kept  []kept
+	mute  bool // it does not answer
+	hoard []int
 }
 
 type kept struct {
@@ -62,6 +64,7 @@ func newKeeper(t *testing.T, room int) *keeper {
 	t.Cleanup(func() {
 		conn.Close()
 		<-done
+		k.become(0, false)
 		k.remove(func(string) bool { return true })
 	})
 	return k
@@ -72,9 +75,16 @@ func (k *keeper) deal(text string, fds []int) {
 	defer k.mu.Unlock()
 	_, name, _ := strings.Cut(text, "FDNAME=")
 	switch {
+	case k.mute && text == "BARRIER=1":
+		k.hoard = append(k.hoard, fds...)
+		return
 	case strings.HasPrefix(text, "FDSTORE=1\n"):
 		for len(fds) > 0 && len(k.kept) < k.room {
-			k.kept = append(k.kept, kept{name, fds[0]})
+			if slices.ContainsFunc(k.kept, func(one kept) bool { return sameFile(one.fd, fds[0]) }) {
+				unix.Close(fds[0]) // as systemd does
+			} else {
+				k.kept = append(k.kept, kept{name, fds[0]})
+			}
 			fds = fds[1:]
 		}
 	case strings.HasPrefix(text, "FDSTOREREMOVE=1\n"):
@@ -82,6 +92,25 @@ func (k *keeper) deal(text string, fds []int) {
 	}
 	for _, fd := range fds {
 		unix.Close(fd)
+	}
+}
+
+// sameFile tells whether two descriptors are of one socket, or file in memory.
+func sameFile(a, b int) bool {
+	var x, y unix.Stat_t
+	return unix.Fstat(a, &x) == nil && unix.Fstat(b, &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
+}
+
+// become changes how much it keeps, and whether it answers.
+func (k *keeper) become(room int, mute bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.room, k.mute = room, mute
+	if !mute {
+		for _, fd := range k.hoard {
+			unix.Close(fd)
+		}
+		k.hoard = nil
 	}
 }
 
@@ -98,12 +127,12 @@ func (k *keeper) remove(which func(string) bool) {
 // settle waits until it has dealt with all that was said.
 func (k *keeper) settle() {
 	k.Helper()
-	store, err := survive.OpenStore()
+	store, err := survive.OpenStore(nil)
 	if err != nil {
 		k.Fatal(err)
 	}
 	defer store.Close()
-	if err := store.Barrier(patience); err != nil {
+	if err := store.Barrier(k.Context()); err != nil {
 		k.Fatal(err)
 	}
 }
@@ -135,7 +164,7 @@ func (k *keeper) names() (names []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, one := range k.kept {
-		if survive.IsSegment(one.name) {
+		if survive.IsSegment(one.name) || one.name == survive.ProbeName { // which come and go
 			continue
 		}
 		names = append(names, one.name)
@@ -174,6 +203,12 @@ func (k *keeper) double(a, b string) {
 // reign starts a daemon with what is kept.
 func (k *keeper) reign(t *testing.T, size int64, path ...string) *running {
 	t.Helper()
+	return k.reignWith(t, k.files(), size, path...)
+}
+
+// reignWith starts it with these files from the store.
+func (k *keeper) reignWith(t *testing.T, stored []*os.File, size int64, path ...string) *running {
+	t.Helper()
 	c, dir := byHand(t)
 	c.Log.Size = Size(size)
 	if len(path) > 0 {
@@ -186,7 +221,7 @@ func (k *keeper) reign(t *testing.T, size int64, path ...string) *running {
 	if o.Sockets, err = Bind(&o.Config); err != nil {
 		t.Fatal(err)
 	}
-	o.Sockets.stored = k.files()
+	o.Sockets.stored = stored
 	if r.d, err = New(o); err != nil {
 		t.Fatal(err)
 	}

@@ -8,10 +8,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/survive"
 )
 
 // Accepting is a goroutine for each listening socket. It is not done in the loops, because a socket in several epoll
-// instances gives nearly all connections to one of them.
+// instances gives nearly all connections to one of them. What is accepted is parked on the spot (survive.Keep.Admit), one
+// by one: that takes two system calls more than a batch would, and of those that come when the process is killed, one
+// is in hand instead of a batch.
 
 const (
 	// burst is how many connections are accepted before the loops get a chance to see them.
@@ -73,39 +77,43 @@ func (g *Loops) Serve(file *os.File) error {
 	return nil
 }
 
+// admit takes a connection of a listening socket.
+func (g *Loops) admit(listener int) (survive.Admitted, syscall.Errno) {
+	return g.keep.Admit(func() (int, syscall.Errno) { return g.loops[0].sys.accept(listener) })
+}
+
 func (ln *listener) stop() {
 	close(ln.done)
 	_ = ln.file.SetReadDeadline(past)
 }
 
 func (g *Loops) accept(ln *listener) {
-	sys := g.loops[0].sys
 	short := false // it has been said that descriptors or memory are short
 	fruitless := 0 // calls of accept in a row that gave neither a connection nor EAGAIN
-	fds := make([]int, 0, burst)
+	arrivals := make([]newcomer, 0, burst)
 	defer func() { _ = ln.file.SetReadDeadline(time.Time{}) }() // the socket is left as it came
 	for {
 		var errno syscall.Errno
-		fds = fds[:0]
+		arrivals = arrivals[:0]
 		err := ln.raw.Read(func(listener uintptr) bool {
-			for len(fds) < burst {
-				var fd int
-				if fd, errno = sys.accept(int(listener)); errno != 0 {
+			for len(arrivals) < burst {
+				var a survive.Admitted
+				if a, errno = g.admit(int(listener)); errno != 0 {
 					break
 				}
-				fds = append(fds, fd)
+				arrivals = append(arrivals, newcomer{Admitted: a, uncounted: ln.uncounted})
 			}
-			return len(fds) > 0 || errno != unix.EAGAIN
+			return len(arrivals) > 0 || errno != unix.EAGAIN
 		})
-		for _, fd := range fds {
-			g.add(newcomer{fd: fd, uncounted: ln.uncounted})
+		for _, n := range arrivals {
+			g.add(n)
 		}
 		select {
 		case <-ln.done:
 			return
 		default:
 		}
-		if fruitless++; len(fds) > 0 || errno == unix.EAGAIN {
+		if fruitless++; len(arrivals) > 0 || errno == unix.EAGAIN {
 			fruitless = 0
 		}
 		switch {
@@ -117,7 +125,7 @@ func (g *Loops) accept(ln *listener) {
 			g.log.Error("accepting has ended: restart the socket unit", "socket", ln.file.Name(), "error", errno)
 			return
 		case errno == 0 || errno == unix.EAGAIN:
-			if short && len(fds) > 0 {
+			if short && len(arrivals) > 0 {
 				short = false
 				g.log.Info("accepting connections again", "socket", ln.file.Name())
 			}

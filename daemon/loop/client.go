@@ -135,58 +135,65 @@ func (s *slab) give(c *client) {
 
 // newcomer is a connection on its way into a loop.
 type newcomer struct {
-	fd         int
-	uncounted  bool            // a Unix-domain socket
-	adopted    *survive.Found  // of an earlier process; nil: accepted
-	unanswered bool            // it may be one whose handshake is to be answered
-	settled    func(done bool) // called when the adopted one is in, or given up, or may not come in yet
+	survive.Admitted                 // FD and Slot of an adopted one, too
+	uncounted        bool            // a Unix-domain socket
+	adopted          bool            // of an earlier process; else accepted
+	unanswered       bool            // it may be one whose handshake is to be answered
+	settled          func(done bool) // called when the adopted one is in, or given up, or may not come in yet
 }
 
 // add takes an accepted connection in. The descriptor is the loop's from here on, also when it cannot be used. A loop
 // that is coming to its end refuses it: the others have been told good-bye already.
 func (l *loop) add(n newcomer) {
 	failpoint.Pass("accept.begun")
-	cookie, err := survive.Cookie(n.fd)
-	var slot uint32
-	var record *survive.Record
-	if err == nil {
-		slot, record, err = l.keep.Table.Take(cookie)
-	}
-	if err != nil {
+	if n.Err != nil {
 		l.count.Refused++
-		l.log.Error("a connection is closed", "error", err)
-		_ = l.sys.close(n.fd)
+		l.log.Error("a connection is closed", "error", n.Err)
+		_ = l.sys.close(n.FD)
 		return
 	}
-	failpoint.Pass("accept.recorded")
-	c := l.enter(n, slot, record)
+	c := l.enter(n)
 	if c == nil {
 		return
 	}
-	// Before it is answered: what was answered is always parked, what was not is still in the socket.
-	if l.keep.Lot != nil {
-		if err := l.keep.Lot.Park(slot, n.fd); err != nil {
-			l.count.Unparked++
-			l.log.Warn("a connection will not outlive this process", "error", err)
-		}
+	if n.Unparked != nil { // whoever looks after the store says more of it: it can concern thousands
+		l.log.Debug("a connection will not outlive this process", "client", c.slot, "cause", n.Unparked)
 	}
 	if l.ending != nil {
 		l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
 	}
 }
 
+// reject closes a newcomer that has found the loop at its end: nobody accepts any more before that, so it was in hand
+// for long. An adopted one stays parked.
+func (l *loop) reject(n newcomer) {
+	if n.adopted {
+		_ = l.sys.close(n.FD)
+		n.settled(true)
+		return
+	}
+	if n.Err == nil { // in the order of drop
+		if l.keep.Lot != nil {
+			l.keep.Lot.Leave(n.Slot)
+		}
+		_ = l.sys.shutdown(n.FD, unix.SHUT_RDWR)
+		l.keep.Table.Give(n.Slot)
+	}
+	_ = l.sys.close(n.FD)
+}
+
 // enter makes a client of a connection that has a record, in state opening. It returns nil if it cannot.
-func (l *loop) enter(n newcomer, slot uint32, record *survive.Record) *client {
+func (l *loop) enter(n newcomer) *client {
 	c := l.slab.take()
-	c.fd, c.heard, c.told = int32(n.fd), l.tick, l.tick
-	c.slotted, c.record = slot, record
+	c.fd, c.heard, c.told = int32(n.FD), l.tick, l.tick
+	c.slotted, c.record = n.Slot, l.keep.Table.At(n.Slot)
 	if n.uncounted {
 		c.flags |= uncounted
 	}
 	l.count.Clients++
 	l.count.Opening++
 	event := unix.EpollEvent{Events: eventsIdle, Fd: int32(c.slot), Pad: int32(c.gen)}
-	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, n.fd, &event); err != nil {
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, n.FD, &event); err != nil {
 		l.drop(c, "epoll: "+err.Error()) // out of memory, or over fs.epoll.max_user_watches
 		return nil
 	}

@@ -142,7 +142,7 @@ func (l *loop) sent(c *client, n int, errno syscall.Errno) {
 // caughtUp comes when a client that was behind has been sent all that the log has for it.
 func (l *loop) caughtUp(c *client) {
 	l.unblock(c)
-	if l.ending != nil && c.state == open {
+	if l.ending != nil && !l.ending.suspend && c.state == open && c.slot < l.parted {
 		l.close(c, closeStopped, l.ending.code, l.ending.reason)
 	}
 }
@@ -227,8 +227,11 @@ func (l *loop) say(c *client, b []byte) {
 // (RFC 6455 section 5.5.3).
 func (l *loop) sayAs(c *client, b []byte, pong bool) {
 	l.queue(c, b, pong)
-	if c.block == 0 {
+	switch {
+	case c.block == 0:
 		l.flush(c)
+	case c.off == 0: // an heir says it then
+		l.note(c)
 	}
 }
 

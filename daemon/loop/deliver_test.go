@@ -254,7 +254,7 @@ func TestErrorsOfASocket(t *testing.T) {
 			var fds []int
 			for range 5 {
 				ours, conn := socketpair(t, 0)
-				r.loops.add(newcomer{fd: ours, uncounted: isUnix(r, ours)})
+				enter(r, r.loops, ours)
 				clients, fds = append(clients, wireOf(t, conn).join("news")), append(fds, ours)
 			}
 			broken.Store(int64(fds[2]))

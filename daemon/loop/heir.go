@@ -2,8 +2,10 @@ package loop
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"net/http"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,9 @@ func (l *loop) stand(c *client) {
 	told := c.off == 0 // all that it was to be told is known to the record, or out
 	if c.pending != nil && c.off == 0 {
 		p.Extra = uint32(c.pending.noted)
+		if len(c.pending.rest) > 0 {
+			p.Marks |= survive.Rest
+		}
 		p.Out += uint64(c.pending.out)
 		told = c.pending.noted == c.pending.out+c.pending.left()
 	}
@@ -101,14 +106,17 @@ func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Fo
 	for i := range found {
 		f := &found[i]
 		domain, err := unix.GetsockoptInt(f.FD, unix.SOL_SOCKET, unix.SO_DOMAIN)
-		g.add(newcomer{fd: f.FD, uncounted: err == nil && domain == unix.AF_UNIX, adopted: f, unanswered: unanswered, settled: func(is bool) {
-			if !is {
-				mu.Lock()
-				left = append(left, *f)
-				mu.Unlock()
-			}
-			all.Done()
-		}})
+		g.add(newcomer{
+			Admitted: survive.Admitted{FD: f.FD, Slot: f.Slot}, uncounted: err == nil && domain == unix.AF_UNIX,
+			adopted: true, unanswered: unanswered, settled: func(is bool) {
+				if !is {
+					mu.Lock()
+					left = append(left, *f)
+					mu.Unlock()
+				}
+				all.Done()
+			},
+		})
 	}
 	all.Wait()
 	return left
@@ -116,8 +124,8 @@ func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Fo
 
 // adopt makes a client of a connection that an earlier process has served. From here on it is like any other.
 func (l *loop) adopt(n newcomer) {
-	record := l.keep.Table.At(n.adopted.Slot)
-	s, err := l.keep.Table.Stands(n.adopted.Slot, n.fd)
+	record := l.keep.Table.At(n.Slot)
+	s, err := l.keep.Table.Stands(n.Slot, n.FD)
 	if err == nil && s.State == survive.Opening && !n.unanswered {
 		n.settled(false)
 		return
@@ -126,7 +134,7 @@ func (l *loop) adopt(n newcomer) {
 		l.show() // whoever waits for it reads the figures then
 		n.settled(true)
 	}()
-	c := l.enter(n, n.adopted.Slot, record)
+	c := l.enter(n)
 	if c == nil {
 		l.count.Lost++
 		return
@@ -135,12 +143,17 @@ func (l *loop) adopt(n newcomer) {
 	case errors.Is(err, survive.ErrGone):
 		l.drop(c, err.Error())
 		return
+	case errors.Is(err, survive.ErrRest):
+		l.count.Slow++
+		l.count.Closed[closeSlow]++
+		l.lose(c, err)
+		return
 	case err != nil && !errors.Is(err, survive.ErrInput):
 		l.lose(c, err)
 		return
 	}
 	if s.State == survive.Opening {
-		l.keep.Table.Anew(n.adopted.Slot)
+		l.keep.Table.Anew(n.Slot)
 		return // epoll tells of its request
 	}
 	if s.Channel == survive.NoChannel && record.Kind() == 0 { // it was answered with something else than 101
@@ -353,10 +366,14 @@ func (l *loop) settle(c *client) {
 	l.detach(c, rest)
 }
 
-// Suspend ends the loops and leaves all clients as they are, parked, for the next process. Nothing is written to them, and they are not closed.
-func (g *Loops) Suspend() {
+// Suspend ends the loops and leaves all clients as they are, parked, for the next process. They are not closed. Those that
+// could not be parked are: they are sent what the log has for them and a close frame, as far as their sockets have room,
+// and have until ctx ends to close.
+func (g *Loops) Suspend(ctx context.Context) {
 	g.StopAccepting()
-	g.end(&ending{suspend: true})
+	g.end(&ending{suspend: true, code: frame.CloseServiceRestart, reason: RestartReason, deadline: ctx.Done()})
+	stop := context.AfterFunc(ctx, g.wake)
+	defer stop()
 	g.wait()
 	// Not before all loops are at their end: one that is not may still park the clients of others anew.
 	for _, l := range g.loops {
@@ -369,4 +386,49 @@ func (g *Loops) Suspend() {
 			}
 		}
 	}
+}
+
+// closeUnparked says good-bye to those that end with this process.
+func (l *loop) closeUnparked() {
+	if l.keep.Lot == nil {
+		return
+	}
+	if homeless, _ := l.keep.Lot.House(); homeless == 0 {
+		return
+	}
+	l.deliverNews() // what was appended after this turn began
+	for _, block := range l.slab.blocks {
+		for i := range block {
+			c := &block[i]
+			if c.fd < 0 || l.keep.Lot.IsParked(c.slotted) {
+				continue
+			}
+			gen := c.gen
+			if c.state == opening {
+				l.handshake(c) // what has arrived in this turn is not refused for that
+			}
+			switch {
+			case c.gen != gen:
+				continue
+			case c.state == opening:
+				l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
+			case c.state == open:
+				l.close(c, closeStopped, l.ending.code, l.ending.reason)
+			}
+			if c.gen == gen {
+				l.leaving = append(l.leaving, parting{c, gen})
+			}
+		}
+	}
+}
+
+// anyLeaving tells whether one of those is still there.
+func (l *loop) anyLeaving() bool {
+	for n := len(l.leaving); n > 0; n = len(l.leaving) {
+		if p := l.leaving[n-1]; p.c.gen == p.gen {
+			return true
+		}
+		l.leaving = l.leaving[:n-1]
+	}
+	return false
 }

@@ -21,48 +21,13 @@ import (
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
+	"wscast/daemon/survive/shelf"
 )
-
-// shelf keeps descriptors for the next process.
-type shelf struct {
-	mu    sync.Mutex
-	files map[string]int
-}
-
-func (s *shelf) Push(name string, fd int) (err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.files[name], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	return err
-}
-
-func (s *shelf) Remove(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if fd, there := s.files[name]; there {
-		unix.Close(fd)
-		delete(s.files, name)
-	}
-	return nil
-}
-
-func (s *shelf) next(t testing.TB) (files []*os.File) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, fd := range s.files {
-		d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, os.NewFile(uintptr(d), name))
-	}
-	return files
-}
 
 // dynasty is one process after the other: loops on the same log, table and lot.
 type dynasty struct {
 	testing.TB
-	shelf  *shelf
+	shelf  *shelf.Shelf
 	config Config
 	sys    *system
 	n      int // loops
@@ -77,7 +42,7 @@ type dynasty struct {
 
 func newDynasty(t testing.TB, loops int, config Config, sys *system) *dynasty {
 	t.Helper()
-	d := &dynasty{TB: t, shelf: &shelf{files: make(map[string]int)}, config: config, sys: sys, n: loops}
+	d := &dynasty{TB: t, shelf: shelf.New(t), config: config, sys: sys, n: loops}
 	var err error
 	if d.store, err = msglog.Create(msglog.Options{Size: msglog.MinSize, Channels: 100}); err != nil {
 		t.Fatal(err)
@@ -90,11 +55,8 @@ func newDynasty(t testing.TB, loops int, config Config, sys *system) *dynasty {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		d.loops.Close(ctx, frame.CloseServiceRestart, "")
+		d.loops.Close(ctx, frame.CloseServiceRestart, "", 0)
 		d.bury()
-		for name := range d.shelf.files {
-			_ = d.shelf.Remove(name)
-		}
 	})
 	return d
 }
@@ -119,7 +81,7 @@ func (d *dynasty) fall() {
 	d.loops.wait()
 	for _, l := range d.loops.loops {
 		for _, n := range l.newcomers {
-			_ = unix.Close(n.fd)
+			_ = unix.Close(n.FD)
 		}
 		for _, block := range l.slab.blocks {
 			for i := range block {
@@ -148,7 +110,7 @@ func (d *dynasty) succeed() {
 		d.Fatal(err)
 	}
 	var found []survive.Found
-	if d.keep.Lot, found, err = survive.Recover(d.shelf, d.keep.Table, d.shelf.next(d)); err != nil {
+	if d.keep.Lot, found, err = survive.Recover(d.shelf, d.keep.Table, d.shelf.Next()); err != nil {
 		d.Error(err)
 	}
 	d.reign()
@@ -174,7 +136,7 @@ func (d *dynasty) restart() {
 	d.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.loops.Suspend()
+	d.loops.Suspend(context.Background())
 	d.succeed()
 }
 
@@ -195,51 +157,23 @@ func (d *dynasty) stats() Stats {
 	return s
 }
 
+// enter lets a connection in: our end of it, and the client's.
 func (d *dynasty) enter(fd int, conn net.Conn) *wire {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.loops.add(newcomer{fd: fd, uncounted: isUnix(d, fd)})
+	enter(d, d.loops, fd)
 	return wireOf(d, conn)
 }
 
 // tcp opens a TCP connection; with buffer > 0 its buffers are as small as that, or as they can be.
 func (d *dynasty) tcp(buffer int) *wire {
 	d.Helper()
-	ln := listenTCP(d)
-	defer ln.Close()
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (set error) {
-		if buffer == 0 {
-			return nil
-		}
-		err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) })
-		return errors.Join(err, set)
-	}}
-	conn, err := dialer.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		d.Fatal(err)
-	}
-	other, err := ln.Accept()
-	if err != nil {
-		d.Fatal(err)
-	}
-	defer other.Close()
-	raw, _ := other.(*net.TCPConn).SyscallConn()
-	var fd int
-	_ = raw.Control(func(s uintptr) {
-		if fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0); err == nil && buffer > 0 {
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, buffer)
-		}
-	})
-	if err != nil {
-		d.Fatal(err)
-	}
-	return d.enter(fd, conn)
+	return d.enter(tcpPair(d, buffer))
 }
 
 func (d *dynasty) unix(buffer int) *wire {
 	d.Helper()
-	ours, conn := socketpair(d, buffer)
-	return d.enter(ours, conn)
+	return d.enter(socketpair(d, buffer))
 }
 
 // until waits for something that the loops do.
@@ -364,7 +298,7 @@ func TestAdoptedBelowTheEdge(t *testing.T) {
 	d.publish("news", message(0))
 	d.until("the client is full", func(s Stats) bool { return s.Blocked == 1 })
 	d.mu.Lock()
-	d.loops.Suspend()
+	d.loops.Suspend(context.Background())
 	d.mu.Unlock()
 	last := 0 // as if they had been appended at once, before any loop came round
 	for d.store.Edge() <= 1 {
@@ -425,7 +359,7 @@ func TestAdoptedKeepTheirChannels(t *testing.T) {
 			fresh = append(fresh, d.tcp(0))
 		}
 		d.mu.Lock()
-		d.loops.Suspend()
+		d.loops.Suspend(context.Background())
 		d.mu.Unlock()
 		for i, c := range fresh {
 			c.send(request(fmt.Sprint("fresh", i)))
@@ -626,6 +560,31 @@ func TestKilledAtEveryCall(t *testing.T) {
 			c.expectMessages(messages...)
 			d.publish("news", "done")
 			c.expectMessages("done")
+		})
+	})
+	t.Run("pings around a fragment", func(t *testing.T) {
+		killed(t, func(t *testing.T, d *dynasty) {
+			c := d.tcp(0)
+			c.send(request("news"), masked(pingOp, "one"), masked(byte(frame.Text), "first "), masked(pingOp, "two"))
+			c.expect(upgraded)
+			for pong := ""; pong != "two"; { // a pong can come twice
+				op, payload := c.frame()
+				if pong = string(payload); op != frame.Pong {
+					t.Fatalf("frame %d %q", op, payload)
+				}
+			}
+			c.send(masked(0, "then "), masked(pingOp, "three"), masked(fin, "and last"), closeFrame(frame.CloseNormal, ""))
+			for {
+				op, payload := c.frame()
+				if op == frame.Pong {
+					continue
+				}
+				code, _, err := frame.ParseClose(payload)
+				if op != frame.Close || err != nil || code != frame.CloseNormal && code != frame.CloseServiceRestart {
+					t.Fatalf("frame %d %d", op, code)
+				}
+				return
+			}
 		})
 	})
 	t.Run("a refusal", func(t *testing.T) {

@@ -82,12 +82,15 @@ func (l *loop) input(c *client) {
 			}
 		}
 
+		// Before a pong is noted: where the parser stands, how many bytes that is from the beginning, and the pong are
+		// noted by one store, or an heir parses what has been parsed.
+		c.received += uint64(used)
 		if pongs != nil {
 			if l.sayAs(c, pongs, true); c.gen != gen {
 				return
 			}
 		}
-		l.leaveRest(c, used, n)
+		l.rest(c, used, n)
 		if bye != nil && c.state == closing {
 			c.flags &^= awaited
 			if c.block == 0 {
@@ -128,10 +131,15 @@ func (l *loop) look(c *client) (n int, errno syscall.Errno) {
 
 // leaveRest leaves the n bytes of scratch but for the first used ones to the next look.
 func (l *loop) leaveRest(c *client, used, n int) {
+	c.received += uint64(used)
+	l.rest(c, used, n)
+}
+
+// rest is leaveRest when the used ones are counted as received already.
+func (l *loop) rest(c *client, used, n int) {
 	c.flags &^= partial
 	switch {
 	case c.flags&held == 0:
-		c.received += uint64(used)
 		l.stand(c) // first: an heir reads what has been done with but not read
 		failpoint.Pass("input.noted")
 		l.consume(c, used)
@@ -140,20 +148,24 @@ func (l *loop) leaveRest(c *client, used, n int) {
 			c.flags |= partial
 		}
 	case used < n:
-		c.received += uint64(used)
 		l.held[c.slot] = append(l.held[c.slot][:0], l.scratch[used:n]...)
 	default:
-		c.received += uint64(used)
 		delete(l.held, c.slot)
 		c.flags &^= held
 		l.stand(c)
 	}
 }
 
+// mustHold tells whether the rest of a frame may never find room in the socket behind its beginning. A writer into a
+// Unix-domain socket stops when some 280 writes of it are unread, of one byte each if it likes (sock_alloc_send_pskb
+// counts the size of buffers), and nobody can ask how many there are. Of a TCP socket the kernel tells what is taken
+// of its receive buffer; of what is free, at least a quarter is for payload (tcp_win_from_space).
+func (l *loop) mustHold(c *client) bool {
+	return c.flags&uncounted != 0 || l.sys.room(int(c.fd))/4 < l.config.MaxMessage
+}
+
 // hold takes the beginning of a frame out of the socket, when the rest has not come for a tick, and keeps it until
-// the frame is whole. The frame may never become whole in the socket: a writer into a Unix-domain socket stops when
-// some 280 writes of it are unread, of one byte each if it likes (sock_alloc_send_pskb counts the size of buffers),
-// and the receive buffer of a TCP socket can be small as well (tcp_rmem).
+// the frame is whole. A client that is killed with the process then cannot be served by an heir.
 func (l *loop) hold(c *client) {
 	c.flags = c.flags&^partial | held
 	l.held[c.slot] = nil

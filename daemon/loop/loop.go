@@ -50,7 +50,9 @@ type loop struct {
 	rests    map[halfOut][]byte // in sweep
 	count    Stats
 	ending   *ending
-	served   uint64 // the log's edge before this turn took the news: what is below it has been delivered
+	parted   uint32    // slots below it have had their good-bye, or get it when they have caught up
+	leaving  []parting // of those that are to be gone before a suspended loop is at its end
+	served   uint64    // the log's edge before this turn took the news: what is below it has been delivered
 
 	// Room to work in, used again and again.
 	scratch  []byte
@@ -82,12 +84,22 @@ type loop struct {
 	done      bool    // the goroutine is at its end: it takes no newcomers
 }
 
-// ending is the order to close all clients, or to leave them as they are for an heir, and come to an end.
+// ending is the order to close all clients, or to leave those that are parked as they are for an heir, and come to an end.
 type ending struct {
 	suspend  bool // leave them
 	code     uint16
 	reason   string
 	deadline <-chan struct{} // closed: what is left is dropped
+	due      atomic.Uint32   // for what part of all clients it is time to be closed, if not suspend
+}
+
+// all of due.
+const all = 1 << 16
+
+// parting is a client on its way out.
+type parting struct {
+	c   *client
+	gen uint32
 }
 
 func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
@@ -181,6 +193,9 @@ func (l *loop) called() bool {
 			return true
 		default:
 		}
+		if !l.ending.suspend && l.parted < l.partedBy() {
+			return true
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -214,7 +229,7 @@ func (l *loop) turn() {
 		l.posted(p)
 	}
 	for _, n := range l.arrived {
-		if n.adopted != nil {
+		if n.adopted {
 			l.adopt(n)
 		} else {
 			l.add(n)
@@ -222,9 +237,14 @@ func (l *loop) turn() {
 	}
 	if order != l.ending {
 		l.ending = order
-		if !order.suspend {
-			l.closeAll()
+		if order.suspend {
+			l.closeUnparked()
+		} else {
+			l.refuseAll()
 		}
+	}
+	if l.ending != nil && !l.ending.suspend {
+		l.closeDue()
 	}
 	if l.tick != ticked {
 		l.lookAfter()
@@ -395,7 +415,7 @@ func (l *loop) lookAfter() {
 						l.count.Pings++
 						l.say(c, keepAlive)
 					}
-				case c.flags&partial != 0 && silent > 1: // a whole tick: the one that it came in may be just over
+				case c.flags&partial != 0 && silent > 1 && l.mustHold(c): // a whole tick: the one that it came in may be just over
 					l.hold(c)
 				case ping == 0:
 				case silent > 2*ping && (c.flags&pinged != 0 && !blocked || blocked && untold > 2*ping):
@@ -411,19 +431,29 @@ func (l *loop) lookAfter() {
 	}
 }
 
-// closeAll says good-bye to everybody who has been sent what the log has for them. The others follow one by one when
-// they have (caughtUp).
-func (l *loop) closeAll() {
+// refuseAll refuses those that have not been answered, and delivers for the last time.
+func (l *loop) refuseAll() {
 	l.deliverNews() // what was appended before the order was given, and after this turn began
 	for _, block := range l.slab.blocks {
 		for i := range block {
-			switch c := &block[i]; {
-			case c.fd < 0:
-			case c.state == open && c.block == 0 && c.flags&again == 0:
-				l.close(c, closeStopped, l.ending.code, l.ending.reason)
-			case c.state == opening:
+			if c := &block[i]; c.fd >= 0 && c.state == opening {
 				l.refuse(c, http.StatusServiceUnavailable, l.ending.reason)
 			}
+		}
+	}
+}
+
+// partedBy is the slot below which all are to have their good-bye by now.
+func (l *loop) partedBy() uint32 {
+	return uint32(uint64(len(l.slab.blocks)*slabBlock) * uint64(l.ending.due.Load()) / all)
+}
+
+// closeDue says good-bye to those for whom it is time and who have been sent what the log has for them. The others
+// follow one by one when they have (caughtUp).
+func (l *loop) closeDue() {
+	for to := l.partedBy(); l.parted < to; l.parted++ {
+		if c := l.slab.at(l.parted); c.fd >= 0 && c.state == open && c.block == 0 && c.flags&again == 0 {
+			l.close(c, closeStopped, l.ending.code, l.ending.reason)
 		}
 	}
 }
@@ -433,7 +463,7 @@ func (l *loop) ended() bool {
 	if l.ending == nil {
 		return false
 	}
-	if l.count.Clients > 0 && !l.ending.suspend {
+	if l.count.Clients > 0 && !l.ending.suspend || l.anyLeaving() {
 		select {
 		case <-l.ending.deadline:
 		default:
@@ -446,10 +476,7 @@ func (l *loop) ended() bool {
 	l.newcomers = nil
 	l.mu.Unlock()
 	for _, n := range newcomers {
-		_ = l.sys.close(n.fd) // what was accepted and not parked is reset; what was to be adopted stays parked
-		if n.adopted != nil {
-			n.settled(true)
-		}
+		l.reject(n)
 	}
 	for _, block := range l.slab.blocks {
 		for i := range block {

@@ -42,7 +42,7 @@ func still(t testing.TB, sys *system, clients int) (l *loop, store *msglog.Log, 
 	var conns []net.Conn
 	for range clients {
 		ours, theirs := socketpair(t, 0)
-		l.newcomers = append(l.newcomers, newcomer{fd: ours, uncounted: true})
+		l.newcomers = append(l.newcomers, arrival(t, l.keep, ours))
 		conns = append(conns, theirs)
 		if _, err := io.WriteString(theirs, request("news")); err != nil {
 			t.Fatal(err)
@@ -167,7 +167,7 @@ func TestLateEvent(t *testing.T) {
 	l.handle(&late)
 	ours, theirs := socketpair(t, 0)
 	defer theirs.Close()
-	l.add(newcomer{fd: ours, uncounted: true})
+	l.add(arrival(t, l.keep, ours))
 	if l.slab.at(0).fd != int32(ours) {
 		t.Fatal("the slot was not used again")
 	}

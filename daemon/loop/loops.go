@@ -155,10 +155,7 @@ func (g *Loops) add(n newcomer) {
 	least.mu.Lock()
 	if least.done {
 		least.mu.Unlock()
-		_ = least.sys.close(n.fd)
-		if n.adopted != nil {
-			n.settled(true)
-		}
+		least.reject(n)
 		return
 	}
 	least.newcomers = append(least.newcomers, n)
@@ -200,18 +197,53 @@ func (g *Loops) StopAccepting() {
 }
 
 // Close stops accepting, says good-bye to all clients with a close code and a reason, each when it has been sent what
-// the log has for it, and waits until they are gone. Those that are left when ctx ends are dropped. It is called
+// the log has for it, and waits until they are gone. The good-byes are spread evenly over a time: clients come back when
+// they are told, all at once if they are told at once. Those that are left when ctx ends are dropped. It is called
 // once, and when nobody appends to the log any more: clients that are behind are closed when they have caught up.
-func (g *Loops) Close(ctx context.Context, code uint16, reason string) {
+func (g *Loops) Close(ctx context.Context, code uint16, reason string, spread time.Duration) {
 	g.StopAccepting()
-	g.end(&ending{code: code, reason: reason, deadline: ctx.Done()})
-	stop := context.AfterFunc(ctx, func() {
-		for _, l := range g.loops {
-			l.wake()
-		}
-	})
-	defer stop()
+	order := &ending{code: code, reason: reason, deadline: ctx.Done()}
+	if spread <= 0 {
+		order.due.Store(all)
+	}
+	g.end(order)
+	over := make(chan struct{})
+	var pacing sync.WaitGroup
+	pacing.Go(func() { g.pace(ctx, order, spread, over) })
+	g.turning.Wait()
+	close(over)
+	pacing.Wait()
 	g.wait()
+}
+
+// pulse is how often some clients are told good-bye.
+const pulse = 20 * time.Millisecond
+
+// pace says for how many clients it is time, until all loops are over.
+func (g *Loops) pace(ctx context.Context, order *ending, spread time.Duration, over <-chan struct{}) {
+	began := time.Now()
+	t := time.NewTicker(pulse)
+	defer t.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-ctx.Done():
+			g.wake()
+			return
+		case <-t.C:
+		}
+		if order.due.Load() < all {
+			order.due.Store(uint32(all * min(time.Since(began), spread) / spread))
+			g.wake()
+		}
+	}
+}
+
+func (g *Loops) wake() {
+	for _, l := range g.loops {
+		l.wake()
+	}
 }
 
 func (g *Loops) end(order *ending) {

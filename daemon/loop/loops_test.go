@@ -23,7 +23,7 @@ func (r *rig) close(ctx context.Context) (closed chan struct{}) {
 	r.stopped = true
 	closed = make(chan struct{})
 	go func() {
-		r.loops.Close(ctx, frame.CloseServiceRestart, "service restart")
+		r.loops.Close(ctx, frame.CloseServiceRestart, "service restart", 0)
 		close(closed)
 	}()
 	return closed
@@ -261,7 +261,7 @@ func TestStopAccepting(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	r.loops.add(newcomer{fd: fd, uncounted: isUnix(r, fd)})
+	enter(r, r.loops, fd)
 	waiting.expect(upgraded)
 	if err := r.loops.Serve(file); err == nil {
 		t.Error("Serve after StopAccepting")

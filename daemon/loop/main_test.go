@@ -195,7 +195,7 @@ func start(t testing.TB, settings ...setting) *rig {
 		if !r.stopped {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
-			r.loops.Close(ctx, frame.CloseServiceRestart, "")
+			r.loops.Close(ctx, frame.CloseServiceRestart, "", 0)
 		}
 		if err := errors.Join(r.store.Close(), r.keep.Table.Close()); err != nil {
 			t.Error(err)
@@ -273,7 +273,7 @@ func (r *rig) dial() *wire {
 func (r *rig) pair(buffer int) *wire {
 	r.Helper()
 	ours, conn := socketpair(r, buffer)
-	r.loops.add(newcomer{fd: ours, uncounted: isUnix(r, ours)})
+	enter(r, r.loops, ours)
 	return wireOf(r, conn)
 }
 
@@ -300,33 +300,58 @@ func socketpair(t testing.TB, buffer int) (ours int, theirs net.Conn) {
 // tight opens a TCP connection with small buffers on both sides; 1 is the smallest there are.
 func (r *rig) tight(buffer int) *wire {
 	r.Helper()
-	ln := listenTCP(r)
+	ours, conn := tcpPair(r, buffer)
+	enter(r, r.loops, ours)
+	return wireOf(r, conn)
+}
+
+// enter lets a connection in as if it had just been accepted.
+func enter(t testing.TB, g *Loops, fd int) {
+	t.Helper()
+	g.add(arrival(t, g.keep, fd))
+}
+
+func arrival(t testing.TB, keep survive.Keep, fd int) newcomer {
+	t.Helper()
+	a, _ := keep.Admit(func() (int, syscall.Errno) { return fd, 0 })
+	return newcomer{Admitted: a, uncounted: isUnix(t, fd)}
+}
+
+// tcpPair is a TCP connection: our end as a non-blocking descriptor, and the client. With buffer > 0 its buffers are as
+// small as that, or as they can be.
+func tcpPair(t testing.TB, buffer int) (ours int, theirs net.Conn) {
+	t.Helper()
+	ln := listenTCP(t)
 	defer ln.Close()
+	small := func(fd uintptr, option int) error {
+		if buffer == 0 {
+			return nil
+		}
+		return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, buffer)
+	}
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (set error) {
-		err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) })
+		err := raw.Control(func(fd uintptr) { set = small(fd, unix.SO_RCVBUF) })
 		return errors.Join(err, set)
 	}}
-	conn, err := dialer.Dial("tcp", ln.Addr().String())
+	theirs, err := dialer.Dial("tcp", ln.Addr().String())
 	if err != nil {
-		r.Fatal(err)
+		t.Fatal(err)
 	}
 	other, err := ln.Accept()
 	if err != nil {
-		r.Fatal(err)
+		t.Fatal(err)
 	}
 	defer other.Close()
 	raw, _ := other.(*net.TCPConn).SyscallConn()
-	var fd int
 	_ = raw.Control(func(s uintptr) {
-		if fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, buffer)
+		if ours, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			err = small(s, unix.SO_SNDBUF)
 		}
 	})
 	if err != nil {
-		r.Fatal(err)
+		t.Fatal(err)
 	}
-	r.loops.add(newcomer{fd: fd, uncounted: isUnix(r, fd)})
-	return wireOf(r, conn)
+	return ours, theirs
 }
 
 // publish appends a text message.

@@ -16,7 +16,6 @@ type Stats struct {
 	// Since the start.
 	Handshakes uint64 // answered with 101
 	Refused    uint64 // answered with anything else
-	Unparked   uint64 // connections that could not be parked
 	TimedOut   uint64 // no request in time, or no sign of life
 	Deliveries uint64 // messages sent as a whole, counted for each client
 	Sent       uint64 // bytes given to sockets
@@ -49,7 +48,6 @@ func (s *Stats) add(o *Stats) {
 	s.Adopted += o.Adopted
 	s.Repaired += o.Repaired
 	s.Lost += o.Lost
-	s.Unparked += o.Unparked
 	s.Handshakes += o.Handshakes
 	s.Refused += o.Refused
 	s.TimedOut += o.TimedOut

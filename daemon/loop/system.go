@@ -22,6 +22,7 @@ type system struct {
 	receive  func(fd int, b []byte) (n int, errno syscall.Errno)
 	shutdown func(fd, how int) syscall.Errno
 	close    func(fd int) syscall.Errno
+	room     func(fd int) int // bytes of a TCP socket's receive buffer that are free, with the kernel's own part
 }
 
 const sendFlags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
@@ -60,6 +61,16 @@ var linux = system{
 	close: func(fd int) syscall.Errno {
 		_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
 		return errno
+	},
+	room: func(fd int) int {
+		var info [unix.SK_MEMINFO_VARS]uint32
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 || info[unix.SK_MEMINFO_RMEM_ALLOC] > info[unix.SK_MEMINFO_RCVBUF] {
+			return 0
+		}
+		return int(info[unix.SK_MEMINFO_RCVBUF] - info[unix.SK_MEMINFO_RMEM_ALLOC])
 	},
 }
 

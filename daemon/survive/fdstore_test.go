@@ -1,6 +1,7 @@
 package survive
 
 import (
+	"context"
 	"net"
 	"path/filepath"
 	"strings"
@@ -34,7 +35,7 @@ func newManager(t *testing.T, room int, mute bool) (*manager, *Store) {
 	m := &manager{conn: conn, room: room, mute: mute, done: make(chan struct{}), kept: make(map[string][]int)}
 	go m.serve()
 	t.Setenv("NOTIFY_SOCKET", path)
-	s, err := OpenStore()
+	s, err := OpenStore(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func TestPushAndRemove(t *testing.T) {
 	if err := s.Push("park.t.1.rx", p[1]); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Barrier(patience); err != nil {
+	if err := s.Barrier(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	m.mu.Lock()
@@ -117,7 +118,7 @@ func TestPushAndRemove(t *testing.T) {
 	if err := s.Remove("park.t.1.rx"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Barrier(patience); err != nil {
+	if err := s.Barrier(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	m.mu.Lock()
@@ -127,41 +128,149 @@ func TestPushAndRemove(t *testing.T) {
 	}
 }
 
+// settled waits until the manager has dealt with all that was said, and returns how many descriptors it keeps.
+func (m *manager) settled(t *testing.T, s *Store) (kept int) {
+	t.Helper()
+	if err := s.Barrier(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, fds := range m.kept {
+		kept += len(fds)
+	}
+	return kept
+}
+
 func TestProbe(t *testing.T) {
-	for _, c := range []struct {
-		room int
-		kept bool
-	}{{0, false}, {1, false}, {enough - 1, false}, {enough, true}, {100, true}} {
+	for _, c := range []struct{ room, found int }{{0, 0}, {1, 1}, {Enough - 1, Enough - 1}, {Enough, Enough}, {100, Enough}} {
 		m, s := newManager(t, c.room, false)
-		kept, err := s.Probe(patience)
-		if err != nil || kept != c.kept {
-			t.Errorf("room for %d: %v, %v", c.room, kept, err)
+		room, err := s.Probe(t.Context(), 1)
+		if err != nil || room != c.found {
+			t.Errorf("room for %d: %v, %v", c.room, room, err)
 		}
-		if err := s.Barrier(patience); err != nil {
-			t.Fatal(err)
+		if kept := m.settled(t, s); kept != 0 {
+			t.Errorf("%d are left behind", kept)
 		}
-		m.mu.Lock()
-		if len(m.kept) != 0 {
-			t.Errorf("left behind: %v", m.kept)
-		}
-		m.mu.Unlock()
 	}
 }
 
+// What does not fit is not sent, and a place that is given up is there for the next one.
+func TestRoomIsAccountedFor(t *testing.T) {
+	m, s := newManager(t, 3, false)
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(event)
+	if room, err := s.Probe(t.Context(), 1); room != 3 || err != nil {
+		t.Fatal(room, err)
+	}
+	for _, c := range []struct {
+		push, remove string
+		want         error
+		kept         int
+	}{
+		{"a", "", nil, 1}, {"b", "", nil, 2}, {"c", "", nil, 3}, {"d", "", ErrNoRoom, 3},
+		{"", "never stored", nil, 3}, {"e", "", ErrNoRoom, 3},
+		{"", "b", nil, 2}, {"f", "", nil, 3}, {"g", "", ErrNoRoom, 3},
+	} {
+		if c.push == "" {
+			err = s.Remove(c.remove)
+		} else {
+			err = s.Push(c.push, event)
+		}
+		if err != c.want {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		if kept := m.settled(t, s); kept != c.kept {
+			t.Fatalf("%+v: %d are kept", c, kept)
+		}
+	}
+	select {
+	case <-s.Low():
+	default:
+		t.Error("it is full, and does not say so")
+	}
+	m.mu.Lock()
+	m.room = 5
+	m.mu.Unlock()
+	if room, err := s.Probe(t.Context(), 6); room != 5 || err != nil {
+		t.Fatal(room, err)
+	}
+	if err := s.Push("h", event); err != ErrNoRoom {
+		t.Errorf("with less than the least: %v", err)
+	}
+	if room, err := s.Probe(t.Context(), 5); room != 5 || err != nil {
+		t.Fatal(room, err)
+	}
+	if err := s.Push("h", event); err != nil {
+		t.Error(err)
+	}
+}
+
+// A manager that does not answer leaves it at what was known.
 func TestSilentManager(t *testing.T) {
 	_, s := newManager(t, 100, true)
-	if kept, err := s.Probe(time.Millisecond); kept || err != errPatience {
-		t.Errorf("%v, %v", kept, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if room, err := s.Probe(ctx, 1); room != 0 || err != errPatience {
+		t.Errorf("%v, %v", room, err)
+	}
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(event)
+	if err := s.Push("a", event); err != nil {
+		t.Error(err)
+	}
+}
+
+// A manager that takes no messages does not hold anybody up for long, and what it was not told to remove it is told later.
+func TestManagerThatTakesNothing(t *testing.T) {
+	m, s := newManager(t, 1000, false)
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(event)
+	if err := s.Push("a", event); err != nil {
+		t.Fatal(err)
+	}
+	m.settled(t, s)
+	m.mu.Lock() // it reads one more, and waits
+	for err = nil; err == nil; {
+		err = s.Remove("nothing")
+	}
+	if err != errPatience {
+		t.Errorf("removing: %v", err)
+	}
+	if err := s.Remove("a"); err != errPatience {
+		t.Errorf("removing: %v", err)
+	}
+	if err := s.Push("b", event); err != errPatience {
+		t.Errorf("pushing: %v", err)
+	}
+	m.mu.Unlock()
+	if kept := m.settled(t, s); kept != 1 {
+		t.Errorf("%d are kept", kept)
+	}
+	if _, err := s.Probe(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	if kept := m.settled(t, s); kept != 0 {
+		t.Errorf("%d are kept", kept)
 	}
 }
 
 func TestNoManager(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
-	if s, err := OpenStore(); s != nil || err != nil {
+	if s, err := OpenStore(nil); s != nil || err != nil {
 		t.Errorf("%v, %v", s, err)
 	}
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "nobody"))
-	s, err := OpenStore()
+	s, err := OpenStore(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,10 @@ const (
 func IsHanded(name string) bool {
 	return name == handedStates || name == handedTx || name == handedRx
 }
+
+// mostStates is more bytes than the states of 12,397 publishers are: what else has the name of theirs does not take all
+// memory.
+const mostStates = 1 << 32
 
 // Hand leaves connections to the next process, and closes this process's descriptors of them. It is for a process that ends in
 // good order: what was handed over is not kept up to date. At most 12,397 fit (see the package's documentation); those that
@@ -72,13 +77,16 @@ func Hand(keeper Keeper, handed []Handed) (left int, err error) {
 	}
 	failpoint.Pass("hand.sent")
 	// What was sent has its states in front of the rest.
-	err = errors.Join(err, keeper.Push(handedStates, states))
+	stored := keeper.Push(handedStates, states)
 	failpoint.Pass("hand.one")
-	err = errors.Join(err, keeper.Push(handedTx, p[0]))
+	stored = errors.Join(stored, keeper.Push(handedTx, p[0]))
 	failpoint.Pass("hand.two")
-	err = errors.Join(err, keeper.Push(handedRx, p[1]))
+	stored = errors.Join(stored, keeper.Push(handedRx, p[1]))
 	failpoint.Pass("hand.three")
-	return len(handed) - done, err
+	if stored != nil {
+		done = 0
+	}
+	return len(handed) - done, errors.Join(err, stored)
 }
 
 // Received takes over what an earlier process has handed over, out of the stored files, which it consumes. It is
@@ -110,8 +118,14 @@ func Received(keeper Keeper, stored []*os.File) (handed []Handed, err error) {
 		fds = append(fds, fd)
 		return true
 	})
-	text, e := readAll(states)
-	if err = errors.Join(err, e); err != nil {
+	var text []byte
+	if info, e := states.Stat(); e != nil {
+		err = errors.Join(err, e)
+	} else { // from its beginning: its offset is where the writer left it
+		text, e = io.ReadAll(io.NewSectionReader(states, 0, min(info.Size(), mostStates)))
+		err = errors.Join(err, e)
+	}
+	if err != nil {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
@@ -129,20 +143,4 @@ func Received(keeper Keeper, stored []*os.File) (handed []Handed, err error) {
 		handed = append(handed, h)
 	}
 	return handed, nil
-}
-
-// readAll reads a file from its beginning: its offset is where the writer left it.
-func readAll(f *os.File) ([]byte, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > 1<<32 {
-		return nil, fmt.Errorf("%s has %d bytes", f.Name(), info.Size())
-	}
-	b := make([]byte, info.Size())
-	if _, err := f.ReadAt(b, 0); err != nil && len(b) > 0 {
-		return nil, err
-	}
-	return b, nil
 }

@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/survive/shelf"
 )
 
 func TestHandedConnectionsAreReceived(t *testing.T) {
 	for _, n := range []int{0, 1, 253, 254, 1000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			s := newShelf(t)
+			s := shelf.New(t)
 			var handed []Handed
 			var cookies []uint64
 			for i := range n {
@@ -29,7 +31,7 @@ func TestHandedConnectionsAreReceived(t *testing.T) {
 			if left, err := Hand(s, handed); left != 0 || err != nil {
 				t.Fatalf("%d are left, %v", left, err)
 			}
-			received, err := Received(s, s.next(t))
+			received, err := Received(s, s.Next())
 			if err != nil || len(received) != n {
 				t.Fatalf("%d are received, %v", len(received), err)
 			}
@@ -39,10 +41,10 @@ func TestHandedConnectionsAreReceived(t *testing.T) {
 				}
 				unix.Close(h.FD)
 			}
-			if len(s.files) != 0 {
-				t.Errorf("%d descriptors are still stored", len(s.files))
+			if s.Len() != 0 {
+				t.Errorf("%d descriptors are still stored", s.Len())
 			}
-			if again, err := Received(s, s.next(t)); err != nil || len(again) != 0 {
+			if again, err := Received(s, s.Next()); err != nil || len(again) != 0 {
 				t.Errorf("received twice: %d, %v", len(again), err)
 			}
 		})
@@ -51,7 +53,7 @@ func TestHandedConnectionsAreReceived(t *testing.T) {
 
 // A state that was cut off is no reason to lose the connections before it, nor to panic.
 func TestHandedStatesCutOff(t *testing.T) {
-	s := newShelf(t)
+	s := shelf.New(t)
 	var handed []Handed
 	for range 2 {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -63,10 +65,10 @@ func TestHandedStatesCutOff(t *testing.T) {
 	if _, err := Hand(s, handed); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Ftruncate(s.files[handedStates], 8+5+8+4); err != nil {
+	if err := unix.Ftruncate(s.FD(handedStates), 8+5+8+4); err != nil {
 		t.Fatal(err)
 	}
-	received, err := Received(s, s.next(t))
+	received, err := Received(s, s.Next())
 	if err != nil || len(received) != 2 || string(received[0].State) != "state" || received[1].State != nil {
 		t.Errorf("received %v, %v", received, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +31,54 @@ const parkedSize = 8
 // Keeper is where segments are kept: the fd store.
 type Keeper interface {
 	Push(name string, fd int) error
+	Again(name string, fd int) error // what was pushed, in case that it is not there any more
 	Remove(name string) error
+}
+
+// Keep is what outlives the process of its clients.
+type Keep struct {
+	Table *Table
+	Lot   *Lot // nil: there is nobody who keeps descriptors for us, and nothing is parked
+}
+
+// Admitted is a connection that Admit has let in.
+type Admitted struct {
+	FD       int
+	Slot     uint32 // of its record, which is in state Opening
+	Err      error  // there is no record for it: it has to be closed
+	Unparked error  // why it does not outlive the process, yet; see Lot.Park
+}
+
+// Admit lets accept take a connection, and parks it before anything else is done: of those that come when the process is
+// killed, only one that is between these two system calls ends with it. All that can take longer is done before. The
+// descriptor has to stay open until Lot.Leave. It is ours whenever errno is 0.
+func (k Keep) Admit(accept func() (fd int, errno syscall.Errno)) (a Admitted, errno syscall.Errno) {
+	slot, r, full := k.Table.Take(0)
+	if full != nil {
+		a.Err = full
+		a.FD, errno = accept()
+		return a, errno
+	}
+	var ready error
+	if k.Lot != nil {
+		k.Lot.mu.Lock()
+		defer k.Lot.mu.Unlock()
+		ready = k.Lot.prepare(slot)
+	}
+	if a.FD, errno = accept(); errno != 0 {
+		k.Table.Give(slot)
+		return a, errno
+	}
+	if r.cookie, a.Err = Cookie(a.FD); a.Err != nil {
+		k.Table.Give(slot)
+		return a, 0
+	}
+	a.Slot = slot
+	failpoint.Pass("accept.recorded")
+	if k.Lot != nil {
+		a.Unparked = k.Lot.lodge(slot, int32(a.FD), ready)
+	}
+	return a, 0
 }
 
 // Lot is where connections are parked. Its methods are safe for concurrent use.
@@ -45,6 +93,8 @@ type Lot struct {
 	next     uint32           // id of the next segment
 	where    []place          // by slot
 	homeless map[uint32]int32 // descriptors by slot: could not be parked, and are tried again
+	why      error            // the last of them could not
+	full     error            // why there can be no other segment, until one is removed or House is called
 	limit    int              // of descriptors in flight (too_many_unix_fds in net/core/scm.c)
 	buf      []byte
 }
@@ -97,19 +147,25 @@ func descriptorLimit() int {
 	return int(r.Cur)
 }
 
-func (l *Lot) newSegment(tail bool) (*segment, error) {
+func (l *Lot) newSegment(tail bool) (s *segment, err error) {
+	if l.full != nil {
+		return nil, l.full
+	}
+	defer func() { l.full = err }()
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("parking: socketpair: %w", err)
 	}
-	s := &segment{id: l.next, tail: tail, tx: p[0], rx: p[1]}
+	s = &segment{id: l.next, tail: tail, tx: p[0], rx: p[1]}
 	l.next++
 	failpoint.Pass("store.none")
 	// Both ends: with one of them closed, the queue is thrown away.
 	err = l.keeper.Push(s.name("tx"), s.tx)
 	failpoint.Pass("store.one")
 	if err == nil {
-		err = l.keeper.Push(s.name("rx"), s.rx)
+		if err = l.keeper.Push(s.name("rx"), s.rx); err != nil {
+			_ = l.keeper.Remove(s.name("tx"))
+		}
 	}
 	if err != nil {
 		unix.Close(p[0])
@@ -123,6 +179,7 @@ func (l *Lot) newSegment(tail bool) (*segment, error) {
 
 func (l *Lot) remove(s *segment) {
 	delete(l.segments, s.id)
+	l.full = nil // it leaves its place to another one
 	_ = l.keeper.Remove(s.name("tx"))
 	failpoint.Pass("remove.one")
 	_ = l.keeper.Remove(s.name("rx"))
@@ -131,73 +188,141 @@ func (l *Lot) remove(s *segment) {
 	unix.Close(s.rx)
 }
 
-// Park parks the connection of a slot. After it returns without an error the connection outlives the process. With one it does not, yet: it
-// is tried again when others come and leave. The descriptor has to stay open until Leave.
+// Park parks the connection of a slot. After it returns without an error the connection outlives the process. With one
+// it does not, yet: it is tried again when others come and leave, and by House. The descriptor has to stay open until
+// Leave.
 func (l *Lot) Park(slot uint32, fd int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.lodge(slot, int32(fd), l.prepare(slot))
+}
+
+// prepare does what can take long of parking the connection of a slot: it makes room.
+func (l *Lot) prepare(slot uint32) error {
 	for int(slot) >= len(l.where) {
 		l.where = append(l.where, place{})
 	}
-	l.house()
-	err := l.park(slot, int32(fd))
-	if err != nil {
-		l.homeless[slot] = int32(fd)
-		return fmt.Errorf("parking: %w", err)
-	}
-	return nil
+	l.house(8)
+	return l.makeReady()
 }
 
-func (l *Lot) park(slot uint32, fd int32) error {
+// lodge parks a connection for which everything is prepared, with that result, or remembers it for later.
+func (l *Lot) lodge(slot uint32, fd int32, ready error) error {
+	err := ready
+	if err == nil {
+		err = l.park(slot, fd)
+	}
+	switch {
+	case err == unix.ETOOMANYREFS:
+		err = ErrInFlight
+	case errors.As(err, new(syscall.Errno)):
+		err = fmt.Errorf("parking: %w", err)
+	}
+	if err != nil {
+		l.homeless[slot], l.why = fd, err
+	}
+	return err
+}
+
+// makeReady sees to it that the tail can take one more.
+func (l *Lot) makeReady() error {
 	l.makeRoom()
-	p := []parked{{slot, l.table.At(slot).gen}}
-	for range 2 {
-		if l.tail == nil {
-			s, err := l.newSegment(true)
-			if err != nil {
-				return err
-			}
-			l.tail = s
-		}
-		if l.tail.messages >= perMessage {
-			if err := l.empty(l.tail); err != nil {
-				return err
-			}
-			continue
-		}
-		err := l.send(l.tail, p, []int{int(fd)})
-		switch {
-		case err == nil:
-			l.where[slot] = place{l.tail.id, fd}
-			l.tail.live++
-			return nil
-		case err != unix.EAGAIN: // a smaller send buffer than usual
-			return err
+	if l.tail != nil && l.tail.messages >= perMessage {
+		if l.full != nil {
+			return l.full // to find out that there is no segment to empty it into is not cheap
 		}
 		if err := l.empty(l.tail); err != nil {
 			return err
 		}
 	}
-	if l.tail == nil || l.tail.messages > 0 {
-		return errors.New("an empty segment is full")
+	if l.tail != nil {
+		return nil
 	}
-	if err := l.send(l.tail, p, []int{int(fd)}); err != nil {
-		return err
+	s, err := l.newSegment(true)
+	l.tail = s
+	return err
+}
+
+// park parks a connection in the tail, which is ready.
+func (l *Lot) park(slot uint32, fd int32) error {
+	p := []parked{{slot, l.table.At(slot).gen}}
+	err := l.send(l.tail, p, []int{int(fd)})
+	if err == unix.EAGAIN && l.tail.messages > 0 { // a smaller send buffer than usual
+		if err = l.empty(l.tail); err == nil {
+			err = l.makeReady()
+		}
+		if err == nil {
+			err = l.send(l.tail, p, []int{int(fd)})
+		}
 	}
-	l.where[slot] = place{l.tail.id, fd}
-	l.tail.live++
-	return nil
+	if err == unix.EAGAIN {
+		err = errors.New("parking: an empty segment is full")
+	}
+	if err == nil {
+		l.where[slot] = place{l.tail.id, fd}
+		l.tail.live++
+	}
+	return err
 }
 
 // house parks some of those that could not be parked when they came.
-func (l *Lot) house() {
-	tries := 8
+func (l *Lot) house(tries int) {
 	for slot, fd := range l.homeless {
-		if tries--; tries < 0 || l.park(slot, fd) != nil {
+		if tries--; tries < 0 {
+			return
+		}
+		if l.lodge(slot, fd, l.makeReady()) != nil {
 			return
 		}
 		delete(l.homeless, slot)
 	}
+}
+
+// House tries to park all that could not be parked before, and returns how many are left and why.
+func (l *Lot) House() (left int, why error) {
+	for {
+		l.mu.Lock()
+		l.full = nil
+		before := len(l.homeless)
+		l.house(perMessage) // and then lets others at it
+		left, why = len(l.homeless), l.why
+		l.mu.Unlock()
+		switch left {
+		case 0:
+			return 0, nil
+		case before:
+			return left, why
+		}
+	}
+}
+
+// Homeless is how many connections are parked nowhere, and why the last of them is not.
+func (l *Lot) Homeless() (n int, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.homeless) == 0 {
+		return 0, nil
+	}
+	return len(l.homeless), l.why
+}
+
+// IsParked tells whether the connection of a slot is parked.
+func (l *Lot) IsParked(slot uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int(slot) < len(l.where) && l.where[slot].segment != 0
+}
+
+// Again gives all segments to the keeper once more, for the case that it has lost one.
+func (l *Lot) Again() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segments {
+		if err := errors.Join(l.keeper.Again(s.name("tx"), s.tx), l.keeper.Again(s.name("rx"), s.rx)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeRoom gives up the dead of a segment when too much is in flight.
@@ -232,7 +357,7 @@ func (l *Lot) Leave(slot uint32) {
 			l.remove(s)
 		}
 	}
-	l.house()
+	l.house(8)
 }
 
 // send parks descriptors in a segment as one message.
@@ -404,8 +529,7 @@ func Recover(keeper Keeper, table *Table, stored []*os.File) (*Lot, []Found, err
 		id, tail, end, ok := parseName(f.Name())
 		if !ok {
 			errs = append(errs, fmt.Errorf("parking: %s: not the name of a segment", f.Name()))
-			_ = keeper.Remove(f.Name())
-			f.Close()
+			Discard(keeper, f)
 			continue
 		}
 		l.next = max(l.next, id+1)
@@ -525,15 +649,7 @@ func (l *Lot) GiveUp(found []Found, goodbye []byte) {
 		if (err == nil || errors.Is(err, ErrInput)) && s.State == Open && !s.Repaired() {
 			_ = unix.Sendto(f.FD, goodbye, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 		}
-		_ = unix.Shutdown(f.FD, unix.SHUT_WR)
-		// Closed with unread input it would be reset, and the good-bye with it.
-		var b [4096]byte
-		for range 16 {
-			if n, err := unix.Read(f.FD, b[:]); n <= 0 || err != nil {
-				break
-			}
-		}
-		_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
+		hangUp(f.FD)
 		l.table.Give(f.Slot)
 		unix.Close(f.FD)
 	}
@@ -551,10 +667,7 @@ func CloseAll(keeper Keeper, stored []*os.File) {
 			if fd, err := takeFd(f); err == nil {
 				s := &segment{rx: fd, tx: fd}
 				if soundSegment(s) == nil {
-					_ = s.read(func(_ []byte, fd int) bool {
-						_ = unix.Shutdown(fd, unix.SHUT_RDWR)
-						return false
-					})
+					_ = s.read(seeOff)
 				}
 				unix.Close(fd)
 			}
@@ -563,6 +676,41 @@ func CloseAll(keeper Keeper, stored []*os.File) {
 		}
 		_ = keeper.Remove(f.Name())
 	}
+}
+
+// Discard closes a stored file of which this version knows nothing, and removes it from the store. The other side of a
+// connection reads its end, if it is one, or if it is a queue that has some: what they are in the middle of is not known.
+func Discard(keeper Keeper, f *os.File) {
+	name := f.Name()
+	if fd, err := takeFd(f); err == nil {
+		if s := (&segment{rx: fd, tx: fd}); soundSegment(s) == nil {
+			_ = s.read(seeOff)
+		} else {
+			hangUp(fd)
+		}
+		unix.Close(fd)
+	}
+	_ = keeper.Remove(name)
+}
+
+func seeOff(_ []byte, fd int) (taken bool) {
+	hangUp(fd)
+	return false
+}
+
+// hangUp ends a connection without a reset, which would take what is still on its way with it: a socket that is closed
+// with unread input sends one. A parked duplicate is no hindrance.
+func hangUp(fd int) {
+	if unix.Shutdown(fd, unix.SHUT_WR) != nil {
+		return // no connection, or none any more
+	}
+	var b [4096]byte
+	for range 16 {
+		if n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT); n <= 0 || err != nil {
+			break
+		}
+	}
+	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 }
 
 // Close closes this process's descriptors of the segments. What is parked stays parked as long as somebody keeps them.
@@ -604,7 +752,8 @@ const mostMessages = 1 << 20
 
 var errShort = errors.New("there were no descriptors for all connections: raise LimitNOFILE=")
 
-// read calls take for each descriptor in a segment, with what stands beside it, and closes those that it does not take. It leaves the queue as it was, and counts what is in it.
+// read calls take for each descriptor in a segment, with what stands beside it, parkedSize bytes unless it is of another
+// version, and closes those that it does not take. It leaves the queue as it was, and counts what is in it.
 func (s *segment) read(take func(b []byte, fd int) bool) (err error) {
 	b := make([]byte, perMessage*parkedSize)
 	oob := make([]byte, unix.CmsgSpace(perMessage*4))
@@ -621,7 +770,7 @@ func (s *segment) read(take func(b []byte, fd int) bool) (err error) {
 		s.messages++
 		s.parked += n / parkedSize
 		for i, fd := range fds {
-			if (i+1)*parkedSize > n || !take(b[i*parkedSize:(i+1)*parkedSize], fd) {
+			if !take(b[min(i*parkedSize, n):min((i+1)*parkedSize, n)], fd) {
 				unix.Close(fd)
 			}
 		}
@@ -655,9 +804,13 @@ func rights(oob []byte) (fds []int, err error) {
 // in the middle of forgetting it, and nobody would ever serve it.
 func (a *arrivals) claim(s *segment, b []byte, fd int) bool {
 	l := a.lot
+	if len(b) < parkedSize {
+		hangUp(fd)
+		return false
+	}
 	slot, gen := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])
 	if !l.table.lives(slot, gen, fd) {
-		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		hangUp(fd)
 		return false
 	}
 	for int(slot) >= len(l.where) {
@@ -667,7 +820,7 @@ func (a *arrivals) claim(s *segment, b []byte, fd int) bool {
 		return false
 	}
 	if len(a.found) >= a.room {
-		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		hangUp(fd)
 		a.surplus++
 		return false
 	}

@@ -9,66 +9,13 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wscast/daemon/survive/shelf"
 )
-
-// shelf keeps descriptors as systemd does: duplicates, by name, for the next process.
-type shelf struct {
-	mu    sync.Mutex
-	files map[string]int
-}
-
-func newShelf(t *testing.T) *shelf {
-	s := &shelf{files: make(map[string]int)}
-	t.Cleanup(func() {
-		for _, fd := range s.files {
-			unix.Close(fd)
-		}
-	})
-	return s
-}
-
-func (s *shelf) Push(name string, fd int) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	if _, there := s.files[name]; there {
-		return fmt.Errorf("%s is stored twice", name)
-	}
-	s.files[name] = d
-	return nil
-}
-
-func (s *shelf) Remove(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if fd, there := s.files[name]; there {
-		unix.Close(fd)
-		delete(s.files, name)
-	}
-	return nil
-}
-
-// next are the files that the next process starts with.
-func (s *shelf) next(t *testing.T) []*os.File {
-	t.Helper()
-	var files []*os.File
-	for name, fd := range s.files {
-		d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, os.NewFile(uintptr(d), name))
-	}
-	return files
-}
 
 // connection is a client's socket and the client.
 type connection struct {
@@ -79,7 +26,7 @@ type connection struct {
 
 type scene struct {
 	t      *testing.T
-	shelf  *shelf
+	shelf  *shelf.Shelf
 	table  *Table
 	lot    *Lot
 	ln     *net.TCPListener
@@ -97,7 +44,7 @@ func newScene(t *testing.T) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scene{t: t, shelf: newShelf(t), table: table, ln: ln, conns: make(map[uint32]*connection), random: rand.New(rand.NewPCG(1, 2))}
+	s := &scene{t: t, shelf: shelf.New(t), table: table, ln: ln, conns: make(map[uint32]*connection), random: rand.New(rand.NewPCG(1, 2))}
 	s.lot = NewLot(s.shelf, table)
 	t.Cleanup(func() {
 		ln.Close()
@@ -185,7 +132,7 @@ func (s *scene) recover() {
 		unix.Close(c.fd)
 	}
 	s.crash()
-	lot, found, err := Recover(s.shelf, s.table, s.shelf.next(s.t))
+	lot, found, err := Recover(s.shelf, s.table, s.shelf.Next())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -224,8 +171,8 @@ func (s *scene) check() {
 			s.t.Errorf("segment %d says %d live, there are %d", id, seg.live, live[id])
 		}
 	}
-	if want := 2 * len(s.lot.segments); len(s.shelf.files) != want {
-		s.t.Errorf("%d descriptors are stored, %d belong to segments", len(s.shelf.files), want)
+	if want := 2 * len(s.lot.segments); s.shelf.Len() != want {
+		s.t.Errorf("%d descriptors are stored, %d belong to segments", s.shelf.Len(), want)
 	}
 }
 
@@ -338,7 +285,7 @@ func TestForeignFilesUnderOurNames(t *testing.T) {
 		}
 	}
 	s.crash()
-	lot, found, err := Recover(s.shelf, s.table, s.shelf.next(t))
+	lot, found, err := Recover(s.shelf, s.table, s.shelf.Next())
 	if err == nil || len(found) != 1 {
 		t.Fatalf("%d found, %v", len(found), err)
 	}
@@ -366,7 +313,7 @@ func TestOrphansAreClosed(t *testing.T) {
 // Without a place to park one is tried again, and not forgotten.
 func TestParkedLater(t *testing.T) {
 	s := newScene(t)
-	s.lot.keeper = refusal{s.shelf}
+	s.shelf.Refuse(errors.New("no store"))
 	var homeless []*connection
 	for range 3 {
 		c := &connection{}
@@ -389,18 +336,14 @@ func TestParkedLater(t *testing.T) {
 		homeless = append(homeless, c)
 	}
 	s.leave(homeless[0])
-	s.lot.keeper = s.shelf
+	s.shelf.Refuse(nil)
+	s.lot.House()
 	s.connect(false)
 	if parked, _ := s.lot.Parked(); parked != 3 {
 		t.Errorf("%d are parked", parked)
 	}
 	s.recover()
 }
-
-// refusal is a store that is gone.
-type refusal struct{ Keeper }
-
-func (refusal) Push(string, int) error { return errors.New("no store") }
 
 // A send buffer of another size than usual changes nothing but how many a segment holds.
 func TestSmallSegments(t *testing.T) {
@@ -457,7 +400,7 @@ func TestFewerDescriptors(t *testing.T) {
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
 	s.crash()
-	stored := s.shelf.next(t)
+	stored := s.shelf.Next()
 	// The clients are in this process as well: what is free below their numbers is what the connections had.
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(freeBelow(t)), Max: old.Max}); err != nil {
 		t.Fatal(err)
@@ -533,8 +476,8 @@ func TestGiveUp(t *testing.T) {
 		delete(s.conns, c.slot)
 	}
 	s.check()
-	if len(s.shelf.files) != 0 {
-		t.Errorf("%d are still stored", len(s.shelf.files))
+	if s.shelf.Len() != 0 {
+		t.Errorf("%d are still stored", s.shelf.Len())
 	}
 }
 
@@ -549,7 +492,7 @@ func TestCloseAll(t *testing.T) {
 		delete(s.conns, slot)
 	}
 	s.crash()
-	CloseAll(s.shelf, s.shelf.next(t))
+	CloseAll(s.shelf, s.shelf.Next())
 	for _, c := range clients {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if n, err := c.Read(make([]byte, 1)); err != io.EOF {
@@ -557,7 +500,7 @@ func TestCloseAll(t *testing.T) {
 		}
 		c.Close()
 	}
-	if len(s.shelf.files) != 0 {
-		t.Errorf("%d are still stored", len(s.shelf.files))
+	if s.shelf.Len() != 0 {
+		t.Errorf("%d are still stored", s.shelf.Len())
 	}
 }

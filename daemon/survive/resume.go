@@ -26,6 +26,10 @@ var ErrInput = errors.New("input was read that is gone")
 // ErrInterrupted: a process was killed in the middle of a call on a socket of which the kernel does not tell how far it got.
 var ErrInterrupted = errors.New("interrupted in the middle of a call on a socket that does not count")
 
+// ErrRest: the client was slow. It has the beginning of a message that the log has overwritten, and the process before had
+// the rest of it.
+var ErrRest = errors.New("it was slow: the rest of a message that it has half of is gone")
+
 // Stands finds out where the client stands whose socket is fd. An error but ErrInput means that it cannot be known, or that the record is not
 // what this program leaves behind; the client has to be given up.
 func (r *Record) Stands(fd int) (s Standing, err error) { return r.stands(fd, nil) }
@@ -101,6 +105,8 @@ func (r *Record) stands(fd int, overflow []byte) (s Standing, err error) {
 	case covers(overflow, s.Over, extra):
 		from := uint64(binary.LittleEndian.Uint32(overflow))
 		s.Extra = append([]byte(nil), overflow[4:][s.Over-from:extra-from]...)
+	case s.Over > 0 && p.Marks&Rest != 0:
+		return s, ErrRest
 	case s.Over > 0:
 		return s, fmt.Errorf("%d of %d bytes are out that were for this client alone, and the rest is gone", s.Over, extra)
 	default: // none of them is out: pongs, or a good-bye behind them

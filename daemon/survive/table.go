@@ -78,6 +78,7 @@ const (
 	Held    Marks = 1 << iota // input that is not done with may have been read, of a socket that does not count
 	Goodbye                   // closing: the close frame is among the extra bytes, or out
 	Awaited                   // closing: the other side's close frame is to come
+	Rest                      // the extra bytes begin with the rest of a message that the log has overwritten
 )
 
 // MaxExtra is how many bytes of control frames a record has room for.
@@ -246,6 +247,9 @@ func (t *Table) Adopted() { t.head.begun.Store(0) }
 
 // Crashed says that the process is about to crash.
 func (t *Table) Crashed() { t.head.crashed.Add(1) }
+
+// GoesOn takes back what Crashed has said: it has not.
+func (t *Table) GoesOn() { t.head.crashed.Add(^uint32(0)) }
 
 // Lived says that the process has lived long enough, or is ending in good order.
 func (t *Table) Lived() {
