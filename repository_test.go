@@ -20,21 +20,22 @@ import (
 // imports is which packages of this repository each of them may import. Everything points towards ipc and frame, which
 // import nothing. bench and test stand aside: they use the built programs.
 var imports = map[string][]string{
-	".":                {},
-	"cmd/wscastd":      {"daemon"},
-	"cmd/wscast":       {"ipc", "token"},
-	"daemon":           {"daemon/loop", "daemon/survive", "daemon/msglog", "daemon/frame", "daemon/encode", "ipc", "token", "web", "daemon/failpoint"},
-	"daemon/loop":      {"daemon/msglog", "daemon/frame", "daemon/encode", "daemon/survive", "daemon/failpoint"},
-	"daemon/survive":   {"daemon/failpoint"},
-	"daemon/encode":    {"daemon/frame"},
-	"daemon/msglog":    {"daemon/frame", "daemon/failpoint"},
-	"daemon/frame":     {},
-	"daemon/failpoint": {},
-	"ipc":              {},
-	"token":            {},
-	"web":              {},
-	"bench":            {},
-	"bench/hub":        {},
+	".":                    {},
+	"cmd/wscastd":          {"daemon"},
+	"cmd/wscast":           {"ipc", "token"},
+	"daemon":               {"daemon/loop", "daemon/survive", "daemon/msglog", "daemon/frame", "daemon/encode", "ipc", "token", "web", "daemon/failpoint"},
+	"daemon/loop":          {"daemon/msglog", "daemon/frame", "daemon/encode", "daemon/survive", "daemon/failpoint"},
+	"daemon/survive":       {"daemon/failpoint"},
+	"daemon/survive/shelf": {},
+	"daemon/encode":        {"daemon/frame"},
+	"daemon/msglog":        {"daemon/frame", "daemon/failpoint"},
+	"daemon/frame":         {},
+	"daemon/failpoint":     {},
+	"ipc":                  {},
+	"token":                {},
+	"web":                  {},
+	"bench":                {},
+	"bench/hub":            {},
 }
 
 // homes is where each dependency may be used, a directory or a file, so that it can be replaced in one place. Tests may use

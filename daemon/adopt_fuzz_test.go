@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"syscall"
@@ -148,8 +149,8 @@ func FuzzAdopt(f *testing.F) {
 
 		heir := k.reign(t, logSize)
 		s.daemon = heir
-		if !damaged {
-			heir.log.expect(t, "adopted=5 repaired=1 ") // the one that is behind, in the middle of a message
+		if log := heir.log.String(); !damaged && !regexp.MustCompile(`repaired=[1-9]`).MatchString(log) {
+			t.Errorf("no client was in the middle of a message\n%s", log)
 		}
 		newcomer := heir.connect(t)
 		talks.send("\x06\x07\x0c\x0d")

@@ -18,17 +18,18 @@ const (
 
 var errID = errors.New("bad id: an id is 1 to 128 bytes")
 
-// PublishOnce is Publish with an id of the publisher's choice, 1 to MaxID bytes: while a message of the channel with this id is
-// in the log, wscastd does not append another, and answers as if it had.
+// PublishOnce is Publish with an id of the publisher's choice, 1 to MaxID bytes: while a message of the channel with this
+// id is in the log, wscastd does not append another, and answers as if it had.
 //
 // So PublishOnce can try again by itself, and does: where wscastd closes the connection before it has answered, as
-// when it crashes, or closed it earlier, it connects to the same path and publishes again, until ctx ends. A program that does
-// not know whether it has published something, because it was restarted itself, publishes it again with the same id.
+// when it crashes, or closed it earlier, it connects to the same path and publishes again, until ctx ends. A program
+// that does not know whether it has published something, because it was restarted itself, publishes it again with the
+// same id.
 //
 // Errors: a *ReplyError is the message refused, and nothing was appended by this call. ErrClosed. A *DialError that
 // waiting does not help against. The cause of ctx's end, with what it was that failed, or nothing if there was just no
 // answer: then it is not known whether the message is in the log, and the Client connects again at the next call.
-func (c *Client) PublishOnce(ctx context.Context, channel string, message []byte, id string) (receivers int, err error) {
+func (c *Client) PublishOnce(ctx context.Context, channel string, message []byte, id string) (int, error) {
 	if id == "" || len(id) > MaxID {
 		return 0, errID
 	}
@@ -40,7 +41,8 @@ func (c *Client) PublishOnce(ctx context.Context, channel string, message []byte
 	var last error // why it is tried again
 	var pause time.Duration
 	for {
-		if err = ctx.Err(); err == nil && c.err != nil {
+		receivers, err := 0, ctx.Err()
+		if err == nil && c.err != nil {
 			err = c.reconnect()
 		}
 		if err == nil {
@@ -71,9 +73,9 @@ func (c *Client) PublishOnce(ctx context.Context, channel string, message []byte
 	}
 }
 
-// publishUntil is publish, given up when ctx ends: nobody knows then what the next answer is to, and the connection is no
-// good any more. The caller holds mu.
-func (c *Client) publishUntil(ctx context.Context, channel string, message []byte, id string) (receivers int, err error) {
+// publishUntil is publish, given up when ctx ends: nobody knows then what the next answer is to, and the connection is
+// no good any more. The caller holds mu.
+func (c *Client) publishUntil(ctx context.Context, channel string, message []byte, id string) (int, error) {
 	if ctx.Done() == nil {
 		return c.publish(channel, message, id)
 	}
@@ -82,7 +84,7 @@ func (c *Client) publishUntil(ctx context.Context, channel string, message []byt
 		defer close(ended)
 		conn.SetDeadline(longAgo)
 	})
-	receivers, err = c.publish(channel, message, id)
+	receivers, err := c.publish(channel, message, id)
 	if !stop() {
 		<-ended
 		conn.SetDeadline(time.Time{}) // the answer may have come at the last moment

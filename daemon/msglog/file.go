@@ -172,16 +172,13 @@ func lockFile(path string, flags int) (*os.File, error) {
 			return nil, fileError(path, err)
 		}
 		f := os.NewFile(uintptr(fd), path)
-		err = ours(fd)
-		if err == nil {
-			if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-				if time.Now().Before(deadline) {
-					f.Close()
-					time.Sleep(lockPatience / 100)
-					continue
-				}
-				err = errors.New("another process uses it; give each wscastd a log.path of its own")
-			}
+		if err = ours(fd); err == nil {
+			err = lock(f)
+		}
+		if err == errLocked && time.Now().Before(deadline) {
+			f.Close()
+			time.Sleep(lockPatience / 100)
+			continue
 		}
 		if err != nil {
 			f.Close()
@@ -195,13 +192,25 @@ func lockFile(path string, flags int) (*os.File, error) {
 	}
 }
 
+var errLocked = errors.New("another process uses it; give each wscastd a log.path of its own")
+
+func lock(f *os.File) error {
+	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errLocked
+	}
+	return err
+}
+
 // Unlock gives up the lock on a file, for all who have its descriptor. It is for one that came from another process and is not used.
-func Unlock(f *os.File) error {
+func Unlock(f *os.File) error { return flock(f, unix.LOCK_UN) }
+
+func flock(f *os.File, how int) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	cerr := raw.Control(func(fd uintptr) { err = unix.Flock(int(fd), unix.LOCK_UN) })
+	cerr := raw.Control(func(fd uintptr) { err = unix.Flock(int(fd), how) })
 	return errors.Join(cerr, os.NewSyscallError("flock", err))
 }
 

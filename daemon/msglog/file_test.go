@@ -124,6 +124,41 @@ func TestNotFinished(t *testing.T) {
 	}
 }
 
+// What is cut is cut from all epochs: their ids are not those of the messages that come in its place.
+func TestCutBelowAnEarlierEpoch(t *testing.T) {
+	o := home(t)
+	random := rand.New(rand.NewPCG(5, 5))
+	var p published
+	var epochs []uint64
+	for range 3 {
+		l, _ := load(t, o)
+		epochs = append(epochs, l.Epoch())
+		p.appendSome(t, l, random, 100)
+		shut(t, l)
+	}
+	im, err := os.ReadFile(o.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{151, 152, 251} {
+		*image(im).frame(seq) ^= 1
+	}
+	image(im).header().synced.Store(152)
+	if err := os.WriteFile(o.Path, im, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, _ := load(t, o)
+	defer shut(t, l)
+	p[:150].check(t, l, 1)
+	p.appendSome(t, l, random, 100)
+	isOf(t, l, epochs[0], 100, true)
+	isOf(t, l, epochs[0], 101, false)
+	isOf(t, l, epochs[1], 150, true)
+	isOf(t, l, epochs[1], 151, false)
+	isOf(t, l, epochs[2], 150, true)
+	isOf(t, l, epochs[2], 151, false)
+}
+
 // A process that takes the descriptor over needs neither the path nor a scan, and keeps the epoch.
 func TestFileOpened(t *testing.T) {
 	o := home(t)
@@ -155,13 +190,23 @@ func TestFileOpened(t *testing.T) {
 	}
 	stored := duplicate(t, l.file)
 	shut(t, l)
+	// Now it is anybody's, whoever has its descriptor.
+	l, found := load(t, o)
+	if found.NewEpoch {
+		t.Errorf("%+v", found)
+	}
+	end(t, l)
 	l, err := Open(stored)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.appendSome(t, l, random, 1)
+	if again, _, err := Load(o); err == nil {
+		again.Close()
+		t.Error("somebody else could open it")
+	}
 	shut(t, l)
-	l, found := load(t, o)
+	l, found = load(t, o)
 	if !found.NewEpoch || l.Head() != uint64(len(p)) {
 		t.Errorf("%+v", found)
 	}

@@ -148,6 +148,9 @@ func Open(f *os.File) (*Log, error) {
 	}
 	if m.head.sums != 0 {
 		l.path = pathOf(f)
+		if err := lock(f); err != nil { // no effect on a lock that came along
+			return nil, errors.Join(fileError(l.path, err), m.unmap())
+		}
 		// Nothing may be appended as long as the disk says that the log is closed.
 		if m.head.closed.Swap(0) != 0 {
 			if err := dataSync(f); err != nil {

@@ -12,8 +12,8 @@ var errID = errors.New("invalid id: an id has at most 128 bytes")
 
 // onceHash stands for an id in the entry of its message and in Log.once; zero is no id.
 //
-// It is cut to what has room in an entry. With n messages with ids in the log, the odds that a new id is taken for one of
-// theirs are n in 2^96: with a million, one in 10^22. Two ids with the same hash can be found on purpose with some
+// It is cut to what has room in an entry. With n messages with ids in the log, the odds that a new id is taken for one
+// of theirs are n in 2^96: with a million, one in 10^22. Two ids with the same hash can be found on purpose with some
 // 2^48 steps, by one who may publish anyway.
 type onceHash [12]byte
 

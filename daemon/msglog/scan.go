@@ -67,9 +67,6 @@ func (m *mapping) recover(f *os.File) (found Found, err error) {
 	head, tail := h.head.Load(), h.tail.Load()
 	mark := h.synced.Load()
 	closed := h.closed.Load() == h.closedMark()
-	if closed {
-		mark = head
-	}
 	first, last := m.scan(mark)
 	if last == 0 && mark > 0 && mark < never {
 		return Found{}, damaged("none of its messages is intact")

@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 )
 
-// mmdebstrapBare is the command that makes the root of machines without wscast. What is installed there by the test is installed whole,
-// documentation included, so what keeps dpkg from it while the root is made is removed. Debian's apt and rpm need no network for packages
-// that are given as files.
+// mmdebstrapBare is the command that makes the root of machines without wscast. What is installed there by the test is
+// installed whole, documentation included, so what keeps dpkg from it while the root is made is removed. Debian's apt
+// and rpm need no network for packages that are given as files.
 var mmdebstrapBare = []string{
 	"mmdebstrap", "--variant=apt", "--include=systemd,dbus,passwd,nginx,rpm",
 	"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -18,9 +18,9 @@ var mmdebstrapBare = []string{
 // notThere is the exit code of systemctl for a unit that is not loaded (systemctl(1)).
 const notThere = 5
 
-// Bare boots a Debian without wscast, in which packages of it can be installed: apt, dpkg, rpm and nginx are there. Nginx does not run, as its port is
-// the host's, unless [OwnNetwork] follows. alice and mallory are users like any other. A drop-in gives wscast.socket the
-// machine's address once there is such a unit.
+// Bare boots a Debian without wscast, in which packages of it can be installed: apt, dpkg, rpm and nginx are there.
+// Nginx does not run, as its port is the host's, unless [OwnNetwork] follows. alice and mallory are users like any
+// other. A drop-in gives wscast.socket the machine's address once there is such a unit.
 func Bare() Option {
 	return func(m *Machine) {
 		m.bare, m.enabled = true, nil
@@ -31,8 +31,8 @@ func Bare() Option {
 
 const nginxUnit = "nginx.service"
 
-// OwnNetwork gives the machine a loopback interface of its own, where all ports are free. wscast.socket has the address that it is shipped with, and
-// clients have to run in the machine.
+// OwnNetwork gives the machine a loopback interface of its own, where all ports are free. wscast.socket has the address
+// that it is shipped with, and clients have to run in the machine.
 func OwnNetwork() Option {
 	return func(m *Machine) {
 		m.network = "--private-network"

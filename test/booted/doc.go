@@ -30,6 +30,9 @@
 // WSCAST_TEST_CLIENTS=10000 has so many clients survive restarts and kills, WSCAST_TEST_VISITS=100000 has so many come and go. The
 // hard limit of open files (ulimit -Hn) has to be twice the number of clients that are there at a time: what is in flight counts as well.
 //
+// Tests of what systemd has a part in run on Debian 12 and Debian 13 (systemd 252 and 257), see [Suites]; WSCAST_TEST_SUITE=trixie runs all of them on that
+// one, and any other release that mmdebstrap knows can be tried in this way.
+//
 // # Needs
 //
 // root, and the programs in test/install-deps. Without them a test fails and says what to do.

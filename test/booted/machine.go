@@ -40,6 +40,7 @@ type Machine struct {
 	files   string // the layer with the test's files
 	enabled []string
 	race    bool
+	suite   string // see Suite
 	bare    bool   // see Bare
 	nginx   bool   // see WithNginx
 	network string // an option of systemd-nspawn
@@ -61,6 +62,9 @@ type Option func(*Machine)
 func SocketsOnly() Option {
 	return func(m *Machine) { m.enabled = []string{"wscast.socket", "wscast-publish.socket"} }
 }
+
+// Suite is the Debian release of the machine, one of [Suites].
+func Suite(name string) Option { return func(m *Machine) { m.suite = name } }
 
 // Race runs a wscastd with the race detector, which fails the test on a report. Without it the program is the one that make install builds.
 func Race() Option { return func(m *Machine) { m.race = true } }
@@ -91,6 +95,7 @@ func Boot(t testing.TB, options ...Option) *Machine {
 		t: t, dir: dir, files: filepath.Join(dir, "files"),
 		name:    fmt.Sprintf("wscast-%d-%d", os.Getpid(), machines.Add(1)),
 		enabled: []string{"wscast.socket", "wscast-publish.socket", "wscast.service"},
+		suite:   Suites()[0],
 		heard:   map[string]string{},
 	}
 	m.port = reservePort(t)
@@ -132,13 +137,17 @@ func (m *Machine) boot() {
 	}
 	console := m.console
 	m.t.Cleanup(func() { console.Close() })
-	lower := []string{m.files, layers.install, layers.root}
+	root, err := layers.root(m.suite)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	lower := []string{m.files, layers.install, root}
 	if m.race {
 		race, err := layers.race()
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		lower = []string{m.files, race, layers.install, layers.root}
+		lower = []string{m.files, race, layers.install, root}
 	}
 	if m.bare || m.nginx {
 		root, err := layers.bare()

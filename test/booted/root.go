@@ -27,12 +27,26 @@ const cacheVariable = "WSCAST_TEST_CACHE"
 // buildPatience is for what downloads or compiles.
 const buildPatience = 5 * time.Minute
 
+// suiteVariable names the one Debian release that all machines but the bare ones are of, instead of those that the tests choose.
+const suiteVariable = "WSCAST_TEST_SUITE"
+
+// Suites are the Debian releases that tests of more than one boot: with systemd 252, and with 257. Machines are of the first one unless [Suite]
+// says something else.
+func Suites() []string {
+	if suite := os.Getenv(suiteVariable); suite != "" {
+		return []string{suite}
+	}
+	return []string{"bookworm", "trixie"}
+}
+
 // mmdebstrap is the command that makes a root, but for the directory. Its text is the key of the cache: a changed list of
 // packages is a new root. The variant has the packages marked essential, so no apt, and no more than a package of wscast may rely on.
-var mmdebstrap = []string{
-	"mmdebstrap", "--variant=essential", "--include=systemd,dbus",
-	"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-	"bookworm",
+func mmdebstrap(suite string) []string {
+	return []string{
+		"mmdebstrap", "--variant=essential", "--include=systemd,dbus",
+		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+		suite,
+	}
 }
 
 // rootCache is a directory of roots. They are only ever read.
@@ -85,11 +99,14 @@ func (c rootCache) get(key string) (string, error) {
 
 // layers are the directories below a machine that all machines of a run share.
 var layers struct {
-	once          sync.Once
-	root, install string
-	repository    string
-	temporary     string
-	err           error
+	once       sync.Once
+	install    string
+	repository string
+	temporary  string
+	err        error
+
+	// root is the root of machines of a suite.
+	root func(suite string) (dir string, err error)
 
 	// race has the one file that differs when wscastd is built with the race detector.
 	race func() (dir string, err error)
@@ -135,12 +152,9 @@ func buildLayers() error {
 		build := func(dir string) error { return debian(command, dir) }
 		return rootCache{cache, build}.get(strings.Join(command, " "))
 	}
-	root, err := rootOf(mmdebstrap)
-	if err != nil {
-		return err
-	}
-	layers.root = root
+	layers.root = func(suite string) (string, error) { return rootOf(mmdebstrap(suite)) }
 	layers.bare = sync.OnceValues(func() (string, error) { return rootOf(mmdebstrapBare) })
+	var err error
 	if layers.temporary, err = os.MkdirTemp("", "wscast-layers-"); err != nil {
 		return err
 	}

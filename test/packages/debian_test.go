@@ -20,7 +20,8 @@ const (
 	sayHello    = "wscast publish default hello"
 )
 
-// A site has wscast with an installation, a line and a reload; and what the package tests of Debian do on such a machine.
+// A site has wscast with an installation, a line and a reload; and what the package tests of Debian do on such a
+// machine.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile(filepath.Join(harness.Repository(t), "README.md"))

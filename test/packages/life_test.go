@@ -23,7 +23,8 @@ const (
 	comers  = 20  // clients that come and go at a time
 )
 
-// system is how a kind of package is installed and removed: arguments, to which the path of a package, or the name of ours, is added.
+// system is how a kind of package is installed and removed: arguments, to which the path of a package, or the name of
+// ours, is added.
 type system struct {
 	kind      string
 	install   []string // upgrades as well
@@ -185,7 +186,8 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// upgradeUnderLoad upgrades, and goes back: no client ends, no connection is refused or reset, and no command is left without an answer.
+// upgradeUnderLoad upgrades, and goes back: no client ends, no connection is refused or reset, and no command is left
+// without an answer.
 func (s system) upgradeUnderLoad(t *testing.T, m *booted.Machine, old, new, mine string) {
 	c := crowd.Gather(t, "tcp", m.Address(), clients)
 	c.Publish(m.PublishSocket(), crowd.Flow{Publishers: 3, Size: 200, Window: 40})
@@ -248,8 +250,8 @@ func listening(m *booted.Machine) string {
 	return m.Show("wscast.socket", "ActiveEnterTimestampMonotonic") + " " + m.Show("wscast-publish.socket", "ActiveEnterTimestampMonotonic")
 }
 
-// everyFile are the paths of the machine, but for what apt, dpkg, rpm and useradd write for themselves, and, with rpm, directories: those that packages share are
-// on Fedora those of a package that is there.
+// everyFile are the paths of the machine, but for what apt, dpkg, rpm and useradd write for themselves, and, with rpm,
+// directories: those that packages share are on Fedora those of a package that is there.
 func (s system) everyFile(m *booted.Machine) []string {
 	find := []string{"find", "/", "-xdev"}
 	for _, own := range []string{"/var/log", "/var/cache", "/var/lib/apt", "/var/lib/rpm", "/root/.rpmdb", "/etc/*-"} {
@@ -263,7 +265,8 @@ func (s system) everyFile(m *booted.Machine) []string {
 	return names
 }
 
-// expectConfiguration: what the administrator has changed is as it was, with what came beside it; what was not changed is that of the package.
+// expectConfiguration: what the administrator has changed is as it was, with what came beside it; what was not changed
+// is that of the package.
 func expectConfiguration(t *testing.T, m *booted.Machine, s system, mine string) {
 	t.Helper()
 	for name, want := range map[string]string{
