@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"reflect"
 	"strings"
 	"testing"
@@ -120,6 +121,12 @@ func TestRulesAreReloaded(t *testing.T) {
 		return nil
 	})
 	r.reloadWith(reloaded, r.changed(func(c *Config) { c.Publish.Allow = nil }))
+	within(t, "its subscription is forgotten", func() error {
+		for r.d.server.Stats().Subscribers > 0 {
+			runtime.Gosched()
+		}
+		return nil
+	})
 	publish(t, p, "news", "third", 1)
 	for _, text := range []string{"first", "second", "third"} {
 		expect(t, news, 1, text)

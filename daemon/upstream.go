@@ -54,6 +54,7 @@ func (d *Daemon) upstream(u *loop.Upstream) (clients int, refusal loop.Refusal) 
 	case frames == framesText && !u.Text:
 		return 0, loop.Refusal{Code: "not_text", Sentence: "the channel is one of text messages"}
 	}
+	defer d.store.Flush()
 	if to != upstreamClients {
 		name := ipc.UpstreamPrefix + u.Channel
 		if _, _, err := d.store.Put([]byte(name), upstreamEnvelope(u), u.Once, frame.Text); err != nil {
@@ -66,7 +67,6 @@ func (d *Daemon) upstream(u *loop.Upstream) (clients int, refusal loop.Refusal) 
 			return 0, unavailable(err)
 		}
 	}
-	d.store.Flush()
 	return clients, loop.Refusal{}
 }
 

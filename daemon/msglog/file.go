@@ -189,6 +189,9 @@ func lockFile(path string, flags int) (*os.File, error) {
 			return f, nil
 		}
 		f.Close()
+		if time.Now().After(deadline) {
+			return nil, fileError(path, errors.New("the file is replaced again and again"))
+		}
 	}
 }
 

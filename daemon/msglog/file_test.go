@@ -88,6 +88,9 @@ func TestFinished(t *testing.T) {
 		if l.Epoch() != epoch || found != (Found{Kept: uint64(len(p)) + 1 - tail}) {
 			t.Fatalf("after %d messages: epoch %x, was %x; %+v", n, l.Epoch(), epoch, found)
 		}
+		if l.m.head.closed.Load() != 0 {
+			t.Error("it is finished while it is in use")
+		}
 		p.check(t, l, tail)
 		isOf(t, l, epoch, uint64(len(p)), true)
 		isOf(t, l, epoch, uint64(len(p))+1, false)
@@ -151,12 +154,19 @@ func TestCutBelowAnEarlierEpoch(t *testing.T) {
 	defer shut(t, l)
 	p[:150].check(t, l, 1)
 	p.appendSome(t, l, random, 100)
-	isOf(t, l, epochs[0], 100, true)
-	isOf(t, l, epochs[0], 101, false)
-	isOf(t, l, epochs[1], 150, true)
-	isOf(t, l, epochs[1], 151, false)
-	isOf(t, l, epochs[2], 150, true)
-	isOf(t, l, epochs[2], 151, false)
+	copied, _, err := l.Resized(Options{Size: MinSize, Channels: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut(t, copied)
+	for _, l := range []*Log{l, copied} {
+		isOf(t, l, epochs[0], 100, true)
+		isOf(t, l, epochs[0], 101, false)
+		isOf(t, l, epochs[1], 150, true)
+		isOf(t, l, epochs[1], 151, false)
+		isOf(t, l, epochs[2], 150, true)
+		isOf(t, l, epochs[2], 151, false)
+	}
 }
 
 // A process that takes the descriptor over needs neither the path nor a scan, and keeps the epoch.

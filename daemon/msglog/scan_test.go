@@ -288,6 +288,24 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
+// Where all messages are the same, those that were overwritten look as if they were there: their frames are.
+func TestSameMessages(t *testing.T) {
+	const size = 1024 // of a frame, which goes into the log a whole number of times
+	o := home(t)
+	l, _ := load(t, o)
+	var p published
+	for range 3 * MinSize / size {
+		p.append(t, l, "a", make([]byte, size-frame.HeaderSize(size)), frame.Binary)
+	}
+	shut(t, l)
+	l, found := load(t, o)
+	p.check(t, l, uint64(len(p))-MinSize/size+1)
+	if found.CutNewer+found.CutOlder != 0 {
+		t.Errorf("%+v", found)
+	}
+	shut(t, l)
+}
+
 // FuzzLoad takes a log of two moments, pages of one or the other, and damage: what comes back is what was published, and
 // goes on.
 func FuzzLoad(f *testing.F) {
