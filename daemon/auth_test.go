@@ -144,7 +144,9 @@ func TestWhomTheProxyNames(t *testing.T) {
 // The header is believed from a proxy alone: a client that reaches the daemon by another way could say that it is anybody.
 func TestOnlyProxiesAreBelieved(t *testing.T) {
 	for proxies, status := range map[string]int{"127.0.0.0/8": 101, "127.0.0.1": 101, "10.0.0.0/8": 403, "::1": 403} {
-		r := start(t, func(o *Options, _ string) { o.Config.Auth.Method, o.Config.Auth.Proxies = authHeader, []string{proxies} })
+		r := start(t, func(o *Options, _ string) {
+			o.Config.Auth.Method, o.Config.Auth.Proxies = authHeader, []string{proxies}
+		})
 		conn, answer, err := websocket.DefaultDialer.Dial("ws://"+r.address+"/websocket", map[string][]string{"X-Auth-User": {"alice"}})
 		if answer == nil || answer.StatusCode != status {
 			t.Errorf("%s: %v, want %d", proxies, err, status)

@@ -37,6 +37,45 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// BenchmarkAppendFile is BenchmarkAppend with a log in a file: it makes checksums, and the pages are written to the disk
+// meanwhile.
+func BenchmarkAppendFile(b *testing.B) {
+	for _, size := range []int{16, 128, 1 << 10, 64 << 10} {
+		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
+			o := home(b)
+			o.Size = 64 << 20
+			l, _ := load(b, o)
+			defer shut(b, l)
+			name, message := []byte("channel"), make([]byte, size)
+			for range 2 * (64 << 20) / max(size, bytesPerEntry) {
+				appendTo(b, l, name, message)
+			}
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			b.ResetTimer()
+			for b.Loop() {
+				appendTo(b, l, name, message)
+			}
+		})
+	}
+}
+
+// BenchmarkLoad reads a log of 64 MiB after a power failure, from the page cache.
+func BenchmarkLoad(b *testing.B) {
+	o := home(b)
+	o.Size = 64 << 20
+	l, _ := load(b, o)
+	message := make([]byte, 1000)
+	for range (64 << 20) / 1000 {
+		appendTo(b, l, []byte("channel"), message)
+	}
+	shut(b, l)
+	for b.Loop() {
+		l, _ := load(b, o)
+		shut(b, l)
+	}
+}
+
 // BenchmarkAppendRead appends to one of several channels and lets a reader take every message at once, as a loop does.
 func BenchmarkAppendRead(b *testing.B) {
 	l := create(b, Options{Size: 64 << 20, Channels: 16})
