@@ -12,15 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Load opens the log in the file at o.Path, or makes one there. A log that is there has the size that it has, whatever o
-// says; Resized changes that.
+// Load opens the log in the file at o.Path, or makes one there. A log that is there has the size that it has,
+// whatever o says; Resized changes that.
 //
-// No other process may use the file: it is locked as long as any process has the descriptor. What the file has is checked
-// to the last byte, since the machine may have lost its power (scan.go). What is no log, or one that this program does not know,
-// is moved aside, to the path with ".old" at its end, and a new log is made.
+// No other process may use the file: it is locked as long as any process has the descriptor. What the file has is
+// checked to the last byte, since the machine may have lost its power (scan.go). What is no log, or one that this
+// program does not know, is moved aside, to the path with ".old" at its end, and a new log is made.
 //
-// It is an error when there cannot be a log at that path: no room on the disk for all of it, no permission, no directory, a
-// log that another process has locked, something that is no regular file or that belongs to somebody else.
+// It is an error when there cannot be a log at that path: no room on the disk for all of it, no permission, no
+// directory, a log that another process has locked, something that is no regular file or that belongs to somebody
+// else.
 func Load(o Options) (*Log, Found, error) {
 	h, err := o.header()
 	if err != nil {
@@ -85,8 +86,8 @@ func makeAt(path string, h *header) (*Log, error) {
 // beside is where a file is made. What has the path itself is always whole.
 func beside(path string) string { return path + ".new" }
 
-// makeBeside makes the file of an empty log with all of its place on the disk: a disk that is full is found out here, and
-// not by a signal when a message is appended (SIGBUS, mmap(2)).
+// makeBeside makes the file of an empty log with all of its place on the disk: a disk that is full is found out here,
+// and not by a signal when a message is appended (SIGBUS, mmap(2)).
 func makeBeside(path string, h *header) (*os.File, error) {
 	f, err := lockFile(beside(path), unix.O_CREAT)
 	if err != nil {
@@ -152,15 +153,16 @@ func SetAside(path string) (aside string, err error) {
 		}
 		return aside, nil
 	}
-	return "", fmt.Errorf("log: %s cannot be moved aside: there are %s.old to .old%d already; remove them", path, path, mostAside)
+	return "", fmt.Errorf("log: %s cannot be moved aside: there are %s.old to .old%d already; remove them",
+		path, path, mostAside)
 }
 
-// lockPatience is how long a lock may be held by a descriptor that the service manager has dropped, but not closed yet: systemd closes in the
-// background. Tests make it shorter.
+// lockPatience is how long a lock may be held by a descriptor that the service manager has dropped, but not closed
+// yet: systemd closes in the background. Tests make it shorter.
 var lockPatience = 2 * time.Second
 
-// lockFile opens and locks the file at a path. The lock is of the open file description (flock(2)): it goes along with a descriptor that
-// another process holds or is given, and ends with the last one.
+// lockFile opens and locks the file at a path. The lock is of the open file description (flock(2)): it goes along
+// with a descriptor that another process holds or is given, and ends with the last one.
 func lockFile(path string, flags int) (*os.File, error) {
 	deadline := time.Now().Add(lockPatience)
 	for {
@@ -205,7 +207,8 @@ func lock(f *os.File) error {
 	return err
 }
 
-// Unlock gives up the lock on a file, for all who have its descriptor. It is for one that came from another process and is not used.
+// Unlock gives up the lock on a file, for all who have its descriptor. It is for one that came from another process
+// and is not used.
 func Unlock(f *os.File) error { return flock(f, unix.LOCK_UN) }
 
 func flock(f *os.File, how int) error {
@@ -227,7 +230,8 @@ func ours(fd int) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return errors.New("it is not a regular file")
 	case int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("it belongs to the user %d, and the daemon is %d; remove it or give it to the daemon's user", st.Uid, os.Geteuid())
+		return fmt.Errorf("it belongs to the user %d, and the daemon is %d; remove it or give it to the daemon's user",
+			st.Uid, os.Geteuid())
 	case st.Mode&0o077 != 0:
 		return os.NewSyscallError("fchmod", unix.Fchmod(fd, 0o600))
 	}
@@ -249,7 +253,8 @@ func reserveFile(f *os.File, size int64) error {
 	var limit unix.Rlimit
 	// Beyond the limit there is a signal that Go programs die of (SIGXFSZ, setrlimit(2)).
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(size) {
-		return fmt.Errorf("the limit of a file's size is %d bytes (RLIMIT_FSIZE, LimitFSIZE= of a unit), and it needs %d", limit.Cur, size)
+		return fmt.Errorf("the limit of a file's size is %d bytes (RLIMIT_FSIZE, LimitFSIZE= of a unit), and it needs %d",
+			limit.Cur, size)
 	}
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -266,7 +271,7 @@ func reserveFile(f *os.File, size int64) error {
 	case err == unix.ENOSPC, err == unix.EDQUOT:
 		return fmt.Errorf("%w for %d MiB; make room, or make log.size smaller", err, size>>20)
 	case err == unix.EOPNOTSUPP:
-		return errors.New("this kind of file system cannot reserve space (fallocate); log.path needs one such as ext4, XFS or Btrfs")
+		return errors.New("this kind of file system cannot reserve space (fallocate); use one such as ext4, XFS or Btrfs")
 	}
 	return os.NewSyscallError("fallocate", err)
 }

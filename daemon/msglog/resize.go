@@ -6,15 +6,16 @@ import (
 	"os"
 )
 
-// Resized returns the log in the size and at the path that are asked for: the log itself if it is like that, or else a copy in
-// a new file, or in memory, with the same epoch, sequence numbers and channel ids, and as many of the newest messages as fit. The
-// log itself stays as it is, also where its file has lost its path to the new one. It must not be in use: there are no
-// readers, followers or appenders yet.
+// Resized returns the log in the size and at the path that are asked for: the log itself if it is like that, or else
+// a copy in a new file, or in memory, with the same epoch, sequence numbers and channel ids, and as many of the
+// newest messages as fit. The log itself stays as it is, also where its file has lost its path to the new one. It
+// must not be in use: there are no readers, followers or appenders yet.
 //
 // What is at the path, and is not this log in another size, is moved aside; its new path is returned.
 //
-// Names of channels are never left out, since a client that was not taken over yet can refer to any of them: the copy has place for more channels
-// than asked for where it needs to. It is an error when the newest message does not fit, and where Load has one.
+// Names of channels are never left out, since a client that was not taken over yet can refer to any of them: the copy
+// has place for more channels than asked for where it needs to. It is an error when the newest message does not fit,
+// and where Load has one.
 func (l *Log) Resized(o Options) (next *Log, aside string, err error) {
 	for id := len(l.m.cells) - 1; id >= o.Channels; id-- {
 		if l.m.cells[id].size != 0 {
@@ -71,8 +72,8 @@ func (l *Log) Resized(o Options) (next *Log, aside string, err error) {
 	return nil, aside, err
 }
 
-// clear makes way for a copy of the log. A file of this log can be there that is not the one in use, after a process was
-// killed in the middle of Resized: nothing was appended meanwhile.
+// clear makes way for a copy of the log. A file of this log can be there that is not the one in use, after a process
+// was killed in the middle of Resized: nothing was appended meanwhile.
 func (l *Log) clear(path string) (aside string, err error) {
 	if isAt(l.file, path) {
 		return "", nil // and it is locked
@@ -94,7 +95,8 @@ func (l *Log) clear(path string) (aside string, err error) {
 	return SetAside(path)
 }
 
-// copyTo copies what fits into an empty log. Positions stay what they are; where that is in the data depends on its size alone.
+// copyTo copies what fits into an empty log. Positions stay what they are; where that is in the data depends on its
+// size alone.
 func (l *Log) copyTo(m *mapping) error {
 	copy(m.cells, l.m.cells)
 	head, tail := l.Head(), l.m.head.tail.Load()

@@ -8,16 +8,17 @@ import (
 	"runtime/debug"
 )
 
-// After a power failure the pages of the file are those of different moments: the kernel writes them in any order. What the
-// header says is a hint then, the checksums of the messages say what is there.
+// After a power failure the pages of the file are those of different moments: the kernel writes them in any order.
+// What the header says is a hint then, the checksums of the messages say what is there.
 
 // Found is what Load has found.
 type Found struct {
 	Kept uint64 // messages that are there again
-	// Messages that were not intact, as far as anything is known of them: newer ones than those that are kept, and older ones.
+	// Messages that were not intact, as far as anything is known of them: newer ones than those that are kept, and
+	// older ones.
 	CutNewer, CutOlder uint64
-	// NewEpoch: the log was not closed in good order, so messages may be gone that clients have seen. Log.Sequence still takes ids of
-	// those that are kept.
+	// NewEpoch: the log was not closed in good order, so messages may be gone that clients have seen. Log.Sequence
+	// still takes ids of those that are kept.
 	NewEpoch bool
 	Aside    string // where a file is now that could not be used
 	Cause    error  // why it could not
@@ -89,7 +90,8 @@ func (m *mapping) recover(f *os.File) (found Found, err error) {
 	h.head.Store(last)
 	h.tail.Store(max(1, first))
 	h.closed.Store(0)
-	// First all of this, then the epoch that it is for. A power failure in between leaves a log that is recovered the same way.
+	// First all of this, then the epoch that it is for. A power failure in between leaves a log that is recovered the
+	// same way.
 	if err := dataSync(f); err != nil {
 		return Found{}, err
 	}
@@ -136,10 +138,10 @@ func newEpoch() uint64 {
 
 // scan finds the messages to keep: a run of intact ones without a gap, 0 and 0 when there is none.
 //
-// It is the run that has the newest intact message that was on the disk for certain, the one at the mark. Above the mark a
-// gap is what a power failure has left, and what is beyond it is cut: its time is a second or so. Below the mark
-// there are no gaps unless the disk is at fault; what is older than one is cut then, since clients that come back
-// need the newest messages. When the log has gone round since the mark was set, it is the longest run.
+// It is the run that has the newest intact message that was on the disk for certain, the one at the mark. Above the
+// mark a gap is what a power failure has left, and what is beyond it is cut: its time is a second or so. Below the
+// mark there are no gaps unless the disk is at fault; what is older than one is cut then, since clients that come
+// back need the newest messages. When the log has gone round since the mark was set, it is the longest run.
 func (m *mapping) scan(mark uint64) (first, last uint64) {
 	last = m.newestBelow(min(mark, never-1))
 	if last == 0 {
@@ -167,7 +169,7 @@ func (m *mapping) newestBelow(mark uint64) uint64 {
 // endOfLongest is the last message of the longest run; of two that are as long, of the newer one.
 func (m *mapping) endOfLongest() (end uint64) {
 	var longest, run, previous uint64
-	for i := range 2 * len(m.index) { // a run may go beyond the end of the index; then it is seen whole in the second round
+	for i := range 2 * len(m.index) { // a run that goes beyond the end of the index is seen whole in the second round
 		seq := m.index[i%len(m.index)].seq
 		switch {
 		case seq == 0 || seq >= never || !m.intact(seq) || m.entry(seq) != &m.index[i%len(m.index)]:
@@ -188,7 +190,8 @@ func (m *mapping) endOfLongest() (end uint64) {
 // intact tells whether a message is there as it was appended.
 func (m *mapping) intact(seq uint64) bool {
 	e := m.entry(seq)
-	return e.seq == seq && e.pos < never && uint64(e.size) <= m.size/reserve && uint64(e.channel) < uint64(len(m.cells)) && e.sum == m.sum(e)
+	return e.seq == seq && e.pos < never && uint64(e.size) <= m.size/reserve && uint64(e.channel) < uint64(len(m.cells)) &&
+		e.sum == m.sum(e)
 }
 
 // follows tells whether the message after an intact one, which is intact as well, lies behind it.
@@ -197,9 +200,10 @@ func (m *mapping) follows(seq uint64) bool {
 	return m.entry(seq+1).pos == e.pos+uint64(e.size)
 }
 
-// beginning is the oldest message of the run that ends with an intact one. Older ones can be intact that the log had given up
-// before it needed their place, since they are not erased. Append gives up more than it needs when it fails after having made room; such a
-// message can have the same id as a kept one, or a channel that was forgotten and has begun anew since then.
+// beginning is the oldest message of the run that ends with an intact one. Older ones can be intact that the log had
+// given up before it needed their place, since they are not erased. Append gives up more than it needs when it fails
+// after having made room; such a message can have the same id as a kept one, or a channel that was forgotten and has
+// begun anew since then.
 func (m *mapping) beginning(last uint64) (first uint64) {
 	type channel struct{ oldest, prev uint64 }
 	channels := make(map[uint32]channel)
@@ -238,8 +242,8 @@ func (m *mapping) beginning(last uint64) (first uint64) {
 	}
 }
 
-// wipe erases the entries above the last message and returns how many messages they were of: what is appended next has their numbers, and after one more power
-// failure they would be taken for it.
+// wipe erases the entries above the last message and returns how many messages they were of: what is appended next
+// has their numbers, and after one more power failure they would be taken for it.
 func (m *mapping) wipe(last uint64) (wiped uint64) {
 	for i := range m.index {
 		if e := &m.index[i]; e.seq > last {

@@ -14,12 +14,13 @@ import (
 // writeEvery is how long the disk may lack what was appended, and about what a power failure costs. Tests change it.
 var writeEvery = time.Second
 
-// A writer brings the log of a file to the disk now and then, in a goroutine. The kernel does so by itself, but after 30 s.
-// A log that nobody appends to is left alone.
+// A writer brings the log of a file to the disk now and then, in a goroutine. The kernel does so by itself, but after
+// 30 s. A log that nobody appends to is left alone.
 type writer struct {
 	news       chan struct{} // has a token after an Append
 	quit, done chan struct{}
-	failed     atomic.Pointer[error] // the first failure, for ever: the kernel takes pages that it could not write for written
+	// The first failure, for ever: the kernel takes pages that it could not write for written.
+	failed atomic.Pointer[error]
 }
 
 func (l *Log) startWriter() {
@@ -91,8 +92,8 @@ func (l *Log) Failure() error {
 	return nil
 }
 
-// Finish brings all to the disk and notes there that the log was closed in good order: it keeps its epoch then. For a process that
-// leaves the log to nobody, when nothing is appended any more. A log in memory has nothing to finish.
+// Finish brings all to the disk and notes there that the log was closed in good order: it keeps its epoch then. For a
+// process that leaves the log to nobody, when nothing is appended any more. A log in memory has nothing to finish.
 func (l *Log) Finish() error {
 	if l.writer == nil {
 		return nil

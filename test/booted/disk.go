@@ -10,7 +10,8 @@ import (
 	"wscast/test/harness"
 )
 
-// Disk keeps what the machine writes on the host's disk instead of in memory, so that it can be switched off and boot again with it.
+// Disk keeps what the machine writes on the host's disk instead of in memory, so that it can be switched off and boot
+// again with it.
 func Disk() Option {
 	return func(m *Machine) {
 		m.disk = filepath.Join(m.dir, "disk")
