@@ -476,6 +476,7 @@ func (k *keeper) damage(t *testing.T, step, before []byte) {
 		return
 	}
 	slices.Sort(names)
+	t.Log(kind, names, target, offset)
 	name, other := names[target%len(names)], names[int(offset)%len(names)]
 	flip := func(b byte) byte { return b ^ 1<<(value[0]%8) }
 	set := func(b byte) byte { return value[0] }
