@@ -133,7 +133,7 @@ func FuzzAdopt(f *testing.F) {
 		talks.send("\x89\x85\x01\x02\x03\x04\x05")      // half a ping
 		leaves.send("\x88\x82\x00\x00\x00\x00\x03\xe8") // a close frame
 		late.send("GET /websocket/news")
-		if answer := ask(publisher, "PUBLISH others one\r\n"); answer != ":0\r\n" {
+		if answer := ask(publisher, "PUBLISH others one\r\n", false); answer != ":0\r\n" {
 			t.Fatal(answer)
 		}
 		k.end(r)
@@ -162,9 +162,6 @@ func FuzzAdopt(f *testing.F) {
 		for _, c := range s.clients[:4] {
 			c.await(map[string]int{"news": 601, "private": 602}[c.channel])
 		}
-		if answer := ask(publisher, "PUBLISH others two\r\n"); answer != ":0\r\n" && answer != "" {
-			t.Errorf("the publisher got %q", answer)
-		}
 		for _, c := range s.clients[:4] {
 			if !damaged && c.over {
 				t.Errorf("client %d was closed, and nothing was damaged\n%s", c.number, heir.log)
@@ -174,18 +171,26 @@ func FuzzAdopt(f *testing.F) {
 				c.await(-1)
 			}
 		}
+		// That nobody has a publisher's connection is not said: its descriptor can be under any name.
+		if answer := ask(publisher, "PUBLISH others two\r\n", damaged); answer != ":0\r\n" && (!damaged || answer != "") {
+			t.Errorf("the publisher got %q", answer)
+		}
 		k.end(heir)
 	})
 }
 
-// ask returns "" when the connection is over.
-func ask(conn net.Conn, command string) string {
+// ask returns "" when the connection is over, and, if that may be, when there is no answer.
+func ask(conn net.Conn, command string, forsaken bool) string {
 	if _, err := conn.Write([]byte(command)); err != nil {
 		return ""
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	wait := patience
+	if forsaken {
+		wait = time.Second
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(wait))
 	answer, err := bufio.NewReader(conn).ReadString('\n')
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if !forsaken && err != nil {
 		return err.Error()
 	}
 	return answer
@@ -476,7 +481,6 @@ func (k *keeper) damage(t *testing.T, step, before []byte) {
 		return
 	}
 	slices.Sort(names)
-	t.Log(kind, names, target, offset)
 	name, other := names[target%len(names)], names[int(offset)%len(names)]
 	flip := func(b byte) byte { return b ^ 1<<(value[0]%8) }
 	set := func(b byte) byte { return value[0] }

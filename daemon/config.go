@@ -48,6 +48,7 @@ type WebSocketConfig struct {
 	HandshakeTimeout Duration `toml:"handshake_timeout"`
 	CloseTimeout     Duration `toml:"close_timeout"`
 	MaxMessage       Size     `toml:"max_message"`
+	Gather           Duration `toml:"gather"`
 	Compression      bool     `toml:"compression"`
 	MaxSubscriptions int      `toml:"max_subscriptions"`
 	UpstreamRate     int      `toml:"upstream_rate"`
@@ -265,6 +266,8 @@ func (c *Config) check() *ConfigError {
 		return bad("websocket.handshake_timeout", w.HandshakeTimeout, "between \"50ms\" and \"1h\"")
 	case impossible(w.CloseTimeout):
 		return bad("websocket.close_timeout", w.CloseTimeout, "between \"50ms\" and \"1h\"")
+	case w.Gather != 0 && (w.Gather < Duration(time.Millisecond) || w.Gather > Duration(time.Second)):
+		return bad("websocket.gather", w.Gather, "between \"1ms\" and \"1s\", or \"0s\" for not at all")
 	case w.UpstreamRate < 0 || w.UpstreamRate > 1_000_000:
 		return bad("websocket.upstream_rate", w.UpstreamRate, "messages a second, or 0 for no limit")
 	case w.MaxSubscriptions < 1 || w.MaxSubscriptions > loop.MostSubscriptions:
@@ -398,6 +401,7 @@ func (c *Config) loopConfig() loop.Config {
 		CloseTimeout:     time.Duration(c.WebSocket.CloseTimeout),
 		MaxMessage:       int(c.WebSocket.MaxMessage),
 		SkipSlow:         c.WebSocket.Slow == slowSkip,
+		Gather:           time.Duration(c.WebSocket.Gather),
 		MaxSubscriptions: c.WebSocket.MaxSubscriptions,
 		Upstream:         c.anyUpstream(),
 		UpstreamRate:     c.WebSocket.UpstreamRate,

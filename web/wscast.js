@@ -1,177 +1,289 @@
-// wscast.js: the client for browsers. doc/protocol.txt has what it speaks, wscast.d.ts what it offers.
-// As a script it makes the global wscast; wscast.mjs is the same as a module.
+// wscast.js: the client for browsers. See wscast.d.ts for what it offers, and protocol.txt for what it speaks.
+
+// As a script it makes the global wscast; wscast.mjs is the same as a module. What is sent and installed is without the comments and without
+// the indentation: it is small because nobody waits for a page.
 (() => {
-  const bytes = (s) => Uint8Array.from(atob(s), (c) => c.charCodeAt(0))
-  const base64 = (b) => btoa(Array.from(new Uint8Array(b.buffer ?? b, b.byteOffset ?? 0, b.byteLength), (c) => String.fromCharCode(c)).join(""))
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
+  const base64 = (b) => {
+    if (!(b?.byteLength >= 0)) throw TypeError("publish a string, an ArrayBuffer or a view of one")
+    return btoa(Array.from(new Uint8Array(b.buffer ?? b, b.byteOffset ?? 0, b.byteLength), (c) => String.fromCharCode(c)).join(""))
+  }
+  const log = (id) => id.slice(0, 16)
   const seq = (id) => BigInt(id.slice(17))
+  const before = (a, b) => !a || log(a) !== log(b) || seq(a) < seq(b)
+  const fail = (code, message) => Object.assign(Error(message), { code })
+  // An error of the page's own is reported as such, and ends nothing here.
+  const tell = (f, ...args) => { try { f?.(...args) } catch (e) { setTimeout(() => { throw e }) } }
 
   class Connection {
-    #url; #o; #subs = new Map(); #asked = new Map(); #ref = 0; #tries = 0; #timer; #alive; #ping = 25000
-    #socket = null; #stream = null; #blocked = 0; #history = null; #ready = false
-    state = "connecting"; reason = ""; onstate = null
+    // turn ends one try and what comes of it. socket: a WebSocket that was welcomed. blocked: how many were not, in a row.
+    #url; #o; #subs = new Map(); #asked = new Map(); #queue = []; #histories = []; #ref = 0
+    #life = new AbortController(); #turn; #timer; #tries = 0; #hint = 0; #since = Infinity
+    #socket; #part; #streams; #blocked = 0
+    state = "connecting"; reason = ""
 
     constructor(url, options) {
       this.#url = new URL(url, location.href)
-      this.#o = { min: 1000, max: 30000, ...options }
-      this.onstate = this.#o.onstate ?? null
-      addEventListener("online", this.#now)
+      this.#o = { min: 1000, max: 30000, sse: true, ...options }
+      this.onstate = this.#o.onstate
+      const { signal } = this.#life
+      addEventListener("online", this.#now, { signal })
+      addEventListener("pageshow", this.#now, { signal })
+      // A page that has a connection cannot be kept for the Back button.
+      addEventListener("pagehide", () => this.#drop("waiting", "the page is left"), { signal })
       this.#open()
     }
 
-    #now = () => { if (this.state === "waiting") { clearTimeout(this.#timer); this.#open() } }
+    #now = () => {
+      if (this.state === "waiting") this.#open()
+      else if (this.#socket) this.#check()
+    }
 
     #set(state, reason = "") {
       this.state = state
       this.reason = reason
-      this.onstate?.(state, reason)
+      tell(this.onstate, state, reason)
+    }
+
+    // There is one timer: for the next try, for an answer to this one, or for a sign of life.
+    #wait(ms, f) {
+      clearTimeout(this.#timer)
+      this.#timer = setTimeout(f, ms)
     }
 
     async #open() {
-      this.#set("connecting")
-      let token
-      try { token = await (typeof this.#o.token === "function" ? this.#o.token() : this.#o.token) } catch (e) { return this.#retry(`no token: ${e}`) }
-      if (this.state === "closed") return
-      // Where a WebSocket does not get through twice, an event stream may.
-      if (this.#blocked > 1 && this.#o.sse !== false && this.#subs.size) { this.#blocked = 0; return this.#listen(token) }
+      const { signal } = this.#turn = new AbortController(), { token, sse } = this.#o
+      this.#wait(20000, () => this.#retry("no answer"))
+      if (this.state !== "connecting") this.#set("connecting")
+      try {
+        const t = await (typeof token === "function" ? token() : token)
+        if (signal.aborted) return
+        // Where a WebSocket does not get through twice, an event stream may.
+        if (this.#blocked > 1 && sse && this.#subs.size) await this.#listen(t, signal)
+        else this.#talk(t, signal)
+      } catch (e) {
+        if (signal.aborted) return
+        this.#blocked = 0
+        this.#retry(e?.message ?? e)
+      }
+    }
+
+    #dial(token) {
       const url = new URL(this.#url)
       url.protocol = url.protocol.replace("http", "ws")
-      const socket = new WebSocket(url, ["wscast.v1.json", ...(token ? ["wscast.token." + token] : [])])
-      this.#socket = socket
-      const slow = setTimeout(() => socket.close(), 15000)
-      socket.onmessage = (e) => socket === this.#socket && this.#hear(JSON.parse(e.data))
+      return new WebSocket(url, ["wscast.v1.json", ...(token ? ["wscast.token." + token] : [])])
+    }
+
+    #talk(token, signal) {
+      const socket = this.#dial(token), part = {}
+      signal.onabort = () => socket.close(1000)
+      socket.onmessage = (e) => {
+        if (signal.aborted) return
+        this.#wait(25000, this.#check)
+        const m = JSON.parse(e.data)
+        if (m.reply === "welcome") {
+          this.#socket = socket
+          this.#part = part
+          this.#blocked = 0
+          for (const s of this.#subs.values()) this.#subscribe(s)
+          for (const a of this.#queue.splice(0)) this.#send(a)
+          this.#opened(m.greeting)
+        } else if (m.reply || m.error) this.#answer(m)
+        else this.#message(m, part)
+      }
       socket.onclose = (e) => {
-        clearTimeout(slow)
-        if (socket !== this.#socket) return
-        if (!this.#ready) this.#blocked++
-        this.#retry(e.reason || `closed with ${e.code}`)
+        if (signal.aborted) return
+        if (!this.#socket && navigator.onLine) this.#blocked++
+        if ([1001, 1012, 1013].includes(e.code)) this.#hint = 5000
+        this.#retry(e.reason || "closed with " + e.code)
       }
-      socket.onopen = () => clearTimeout(slow)
     }
 
-    #listen(token) {
-      const url = new URL(this.#url)
-      url.protocol = url.protocol.replace("ws", "http")
-      let oldest
-      for (const s of this.#subs.values()) {
-        url.searchParams.append("channel", s.channel)
-        if (s.id && (!oldest || seq(s.id) < seq(oldest))) oldest = s.id
-      }
-      url.searchParams.set("envelope", "")
-      if (oldest) url.searchParams.set("last_event_id", oldest)
-      if (token) url.searchParams.set("token", token)
-      const stream = new EventSource(url, { withCredentials: this.#o.credentials ?? false })
-      this.#stream = stream
-      stream.onopen = () => { this.#tries = 0; this.#set("open", "event stream") }
-      stream.onmessage = (e) => this.#message(JSON.parse(e.data))
-      stream.addEventListener("incomplete", (e) => this.#subs.get(e.data)?.incomplete())
-      stream.onerror = () => { if (stream === this.#stream) this.#retry("the event stream has ended") }
+    #opened(reason) {
+      this.#since = performance.now()
+      this.#set("open", reason)
     }
 
-    #hear(m) {
-      this.#live()
-      if (m.reply === "welcome") {
-        this.#ready = true
-        this.#tries = this.#blocked = 0
-        this.#ping = m.ping || this.#ping
-        for (const s of this.#subs.values()) this.#subscribe(s)
-        this.#set("open", m.greeting)
-      } else if (m.reply || m.error) {
-        const asked = this.#asked.get(m.ref)
-        this.#asked.delete(m.ref)
-        if (m.error) asked?.no(Object.assign(new Error(m.message), { code: m.error }))
-        else if (m.reply === "history" && m.messages) this.#history = { left: m.messages, all: [], yes: asked?.yes }
-        else asked?.yes(m.reply === "history" ? [] : m)
-      } else this.#message(m)
+    // A page does not see the pings of a WebSocket.
+    #check = () => {
+      this.#ask({ command: "ping" }).catch(() => {})
+      this.#wait(10000, () => this.#retry("nothing was heard"))
     }
 
-    #message(m) {
+    // Answers come in the order of what was asked: an error without a ref is about the first.
+    #answer(m) {
+      const ref = m.ref ?? (m.error && this.#asked.keys().next().value), a = this.#asked.get(ref)
+      this.#asked.delete(ref)
+      if (m.error) a?.no(fail(m.error, m.message))
+      else if (m.reply !== "history") a?.yes(m)
+      else if (m.messages) this.#histories.push({ ...a, left: m.messages, all: [] })
+      else a?.yes([])
+    }
+
+    // part is what comes in the order of the log: the last message of it is one that all its channels have come to.
+    #message(m, part) {
       const message = { channel: m.channel, id: m.id, time: new Date(m.time), data: m.data ?? bytes(m.base64) }
-      const h = this.#history
+      const h = this.#histories[0], s = this.#subs.get(m.channel)
       if (h) {
         h.all.push(message)
-        if (!--h.left) { this.#history = null; h.yes?.(h.all) }
-        return
+        if (--h.left) return
+        this.#histories.shift()
+        return h.yes(h.all)
       }
-      const s = this.#subs.get(m.channel)
-      if (!s || s.id && s.id.slice(0, 16) === m.id.slice(0, 16) && seq(m.id) <= seq(s.id)) return
+      part.last = m.id
+      if (s?.part !== part || !before(s.id, m.id)) return
       s.id = m.id
-      s.onmessage(message)
+      tell(s.onmessage, message)
     }
 
     #subscribe(s) {
-      const from = s.id ? { last_event_id: s.id } : s.since ? { since: s.since } : {}
-      this.#ask({ command: "subscribe", channel: s.channel, ...from }).then((m) => {
-        if (!m.complete) s.incomplete()
+      const part = this.#part
+      this.#ask({ command: "subscribe", channel: s.channel, ...(s.id ? { last_event_id: s.id } : { since: s.since }) }).then((m) => {
         s.id = m.id
-      }, (e) => { if (e.code !== "cut") { this.#subs.delete(s.channel); s.onerror(e) } })
+        s.part = part
+        part.last = null // what comes next may be older
+        if (!m.complete) tell(s.onincomplete, s.channel)
+      }, (e) => {
+        if (e.code === "cut" || this.#subs.get(s.channel) !== s) return
+        if (e.code === "unavailable") return this.#retry(e.message)
+        this.#subs.delete(s.channel)
+        tell(s.onerror ?? console.error, e)
+      })
     }
 
     #ask(command) {
       return new Promise((yes, no) => {
-        if (!this.#ready) return no(Object.assign(new Error("not connected"), { code: "cut" }))
-        this.#asked.set(++this.#ref, { yes, no })
-        this.#socket.send(JSON.stringify({ ...command, ref: this.#ref }))
+        const a = { command, yes, no }
+        if (this.#socket) this.#send(a)
+        else if (this.state === "connecting") this.#queue.push(a)
+        else no(fail("unavailable", this.state + ": " + this.reason))
       })
     }
 
-    // A page does not see pings: where nothing was heard it asks.
-    #live() {
-      clearTimeout(this.#alive)
-      this.#alive = setTimeout(() => {
-        if (!this.#ready) return
-        this.#ask({ command: "ping" }).catch(() => {})
-        this.#alive = setTimeout(() => this.#retry("nothing was heard"), 10000)
-      }, this.#ping)
+    #send(a) {
+      this.#asked.set(++this.#ref, a)
+      this.#socket.send(JSON.stringify({ ...a.command, ref: this.#ref }))
     }
 
-    #drop() {
-      clearTimeout(this.#timer); clearTimeout(this.#alive)
-      const socket = this.#socket, stream = this.#stream
-      this.#socket = this.#stream = this.#history = null
-      this.#ready = false
-      socket?.close(); stream?.close()
-      for (const a of this.#asked.values()) a.no(Object.assign(new Error("the connection was cut"), { code: "cut" }))
+    // A stream has one beginning: channels go together that go on from ids of one log, that begin at the same age, or now.
+    #listen(token, signal) {
+      const groups = {}
+      for (const s of this.#subs.values()) (groups[s.id ? log(s.id) : s.since ?? ""] ??= []).push(s)
+      return Promise.all(Object.values(groups).map((subs) => this.#stream(subs, token, signal)))
+    }
+
+    // It is read with fetch: an EventSource tells neither why it was refused, nor its place before the first message, nor that it is alive.
+    async #stream(subs, token, signal) {
+      const url = new URL(this.#url), headers = { accept: "text/event-stream" }, part = {}
+      const set = (name, value) => value && url.searchParams.append(name, value)
+      const id = subs.map((s) => s.id).reduce((a, b) => before(b, a) ? b : a)
+      url.protocol = url.protocol.replace("ws", "http")
+      for (const s of subs) set("channel", s.channel)
+      set("envelope", 1)
+      id ? set("last_event_id", id) : set("since", subs[0].since)
+      if (token && url.origin === location.origin) headers.authorization = "Bearer " + token
+      else set("token", token)
+      const answer = await fetch(url, { headers, signal, cache: "no-store", credentials: this.#o.credentials ? "include" : "same-origin" })
+      if (!/^text\/event-stream/.test(answer.headers.get("content-type"))) throw fail("", answer.status + ": " + await answer.text())
+      for (const s of subs) s.part = part
+      if (!this.#streams) {
+        this.#streams = true
+        this.#refuse(this.#queue.splice(0), "unavailable", "an event stream")
+        this.#opened("event stream")
+      }
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
+      let rest = "", at, type, next = 0
+      for (;;) {
+        const { value, done } = await reader.read(), now = performance.now()
+        if (done) throw fail("", "the event stream has ended")
+        this.#wait(60000, () => this.#retry("nothing was heard"))
+        // Whether a WebSocket gets through by now is tried beside it.
+        if (now > next) {
+          next = now + 300000
+          const probe = this.#dial(token)
+          probe.onopen = () => {
+            probe.close()
+            this.#blocked = 0
+            if (!signal.aborted) this.#again()
+          }
+        }
+        const lines = (rest + value).split("\n")
+        rest = lines.pop()
+        for (const line of lines) {
+          const [, name, text] = line.match(/^(\w*): ?(.*)/) ?? []
+          if (name === "id") at = text
+          else if (name === "event") type = text
+          else if (name === "retry") this.#hint = text
+          else if (name === "data") type ? tell(this.#subs.get(text)?.onincomplete, text) : this.#message(JSON.parse(text), part)
+          else if (!line) {
+            part.last = at ?? part.last
+            type = at = null
+          }
+        }
+      }
+    }
+
+    #refuse(all, code, why) { for (const a of all) a.no?.(fail(code, why)) }
+
+    #drop(state, why) {
+      clearTimeout(this.#timer)
+      this.#turn.abort()
+      for (const s of this.#subs.values()) {
+        const last = s.part?.last
+        if (last && before(s.id, last)) s.id = last
+        s.part = null
+      }
+      this.#refuse([...this.#asked.values(), ...this.#histories.splice(0)], "cut", why)
+      this.#refuse(this.#queue.splice(0), "unavailable", why)
       this.#asked.clear()
+      this.#socket = this.#streams = null
+      this.#set(state, why)
+    }
+
+    #again() {
+      this.#drop("connecting")
+      if (this.state === "connecting") this.#wait(0, () => this.#open())
     }
 
     // Full jitter: those who were cut off together come back one by one.
     #retry(reason) {
-      if (this.state === "closed") return
-      this.#drop()
-      const wait = Math.random() * Math.min(this.#o.max, this.#o.min * 2 ** this.#tries++)
-      this.#timer = setTimeout(() => this.#open(), wait)
-      this.#set("waiting", reason)
+      if (performance.now() - this.#since > 10000) this.#tries = 0
+      const wait = Math.random() * Math.min(this.#o.max, Math.max(this.#hint, this.#o.min * 2 ** this.#tries++))
+      this.#since = Infinity
+      this.#hint = 0
+      this.#drop("waiting", reason)
+      if (this.state === "waiting") this.#wait(wait, () => this.#open())
     }
 
-    subscribe(channel, onmessage, options = {}) {
-      const s = { channel, onmessage, id: options.id, since: options.since, onerror: options.onerror ?? console.error,
-        incomplete: () => options.onincomplete?.(channel) }
+    subscribe(channel, onmessage, options) {
+      if (this.state === "closed") throw fail("unavailable", "closed")
+      const s = { ...options, channel, onmessage }
       this.#subs.set(channel, s)
-      if (this.#ready) this.#subscribe(s)
-      else if (this.#stream) this.#retry("another channel")
+      if (this.#socket) this.#subscribe(s)
+      else if (this.#streams) this.#again()
       return {
         channel,
         get id() { return s.id },
         close: () => {
           if (this.#subs.get(channel) !== s) return
           this.#subs.delete(channel)
-          if (this.#ready) this.#ask({ command: "unsubscribe", channel }).catch(() => {})
+          if (this.#socket) this.#ask({ command: "unsubscribe", channel }).catch(() => {})
         },
       }
     }
 
-    publish(channel, data) {
-      return this.#ask({ command: "publish", channel, ...(typeof data === "string" ? { data } : { base64: base64(data) }) }).then((m) => m.clients)
+    async publish(channel, data) {
+      return (await this.#ask({ command: "publish", channel, ...(typeof data === "string" ? { data } : { base64: base64(data) }) })).clients
     }
 
     history(channel, last) { return this.#ask({ command: "history", channel, last }) }
 
-    presence(channel) { return this.#ask({ command: "presence", channel }).then(({ clients, identities }) => ({ clients, identities })) }
+    presence(channel) { return this.#ask({ command: "presence", channel }) }
 
     close() {
-      removeEventListener("online", this.#now)
-      this.#set("closed")
-      this.#drop()
+      if (this.state === "closed") return
+      this.#life.abort()
+      this.#drop("closed")
     }
   }
 

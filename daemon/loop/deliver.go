@@ -72,15 +72,15 @@ type run struct {
 func (l *loop) collect(c *client, limit int) bool {
 	if c.fed() {
 		if c.off > 0 {
-			return l.collectFeed(c, msglog.Gone, 0) // the rest of the frame alone
+			return l.collectFeed(c, turnPlace{}, 0) // the rest of the frame alone
 		}
-		before, ok := l.choose(c)
+		to, ok := l.choose(c)
 		if !ok {
 			l.run.valid = false
 			l.slow(c, nil)
 			return false
 		}
-		return l.collectFeed(c, before, limit)
+		return l.collectFeed(c, to, limit)
 	}
 	l.run.valid, l.run.cursor = limit == runBytes && c.off == 0, c.cursor
 	if l.reader.Run(&l.run.Run, c.subs.ch, c.cursor, int(c.off), limit, runSlices) {

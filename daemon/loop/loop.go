@@ -63,12 +63,17 @@ type loop struct {
 	agains   []*client
 	run      run
 	encoder  encode.Encoder
-	encoded  []byte // what run has, where it is not the log's own frames
-	whole    []byte // one message
-	message  []byte // of a client, of several frames
-	inflated []byte // of a client, uncompressed
+	encoded  []byte  // what run has, where it is not the log's own frames
+	whole    []byte  // one message,
+	wholeIs  halfOut // which one, and how
+	message  []byte  // of a client, of several frames
+	inflated []byte  // of a client, uncompressed
 	writes   uint64
 	ready    int // events[:ready] are to be handled
+
+	gathering bool        // news are left until gathered
+	gatherer  *time.Timer // sets it
+	gathered  atomic.Bool
 
 	asleep atomic.Bool // the goroutine waits, or is about to, and whoever has something for it must call wake
 	asked  atomic.Bool // to turn, by the watchdog
@@ -183,7 +188,7 @@ func (l *loop) wake() {
 
 // called tells whether others have left something to do.
 func (l *loop) called() bool {
-	if l.asked.Load() || l.reader.HasNews() || !l.reader.Released() ||
+	if l.asked.Load() || l.reader.HasNews() && !l.waitsForMore() || !l.reader.Released() ||
 		l.tick != l.ticks.Load() || l.next.Load() != l.config {
 		return true
 	}
@@ -210,7 +215,9 @@ func (l *loop) turn() {
 	l.tick = l.ticks.Load()
 	l.configure(l.next.Load())
 
-	l.deliverNews()
+	if !l.gather() {
+		l.deliverNews()
+	}
 
 	for i := range l.ready {
 		l.handle(&l.events[i])
@@ -274,6 +281,36 @@ func (l *loop) configure(config *Config) {
 		}
 	}
 	l.config = config
+}
+
+// gather tells whether news are left for the moment, so that what comes within Config.Gather goes out with one write. An appender does not wait for
+// that: where the log moves on or has no room, and at the end, all of it is delivered at once.
+func (l *loop) gather() bool {
+	if l.config.Gather == 0 || l.ending != nil || l.gathered.Load() || !l.reader.Released() || l.store.Starved() {
+		l.gathered.Store(false)
+		l.gathering = false
+		return false
+	}
+	if !l.reader.HasNews() {
+		return false
+	}
+	if !l.gathering {
+		l.gathering = true
+		if l.gatherer == nil {
+			l.gatherer = time.AfterFunc(l.config.Gather, func() {
+				l.gathered.Store(true)
+				l.wake()
+			})
+		} else {
+			l.gatherer.Reset(l.config.Gather)
+		}
+	}
+	return true
+}
+
+// waitsForMore tells whether there is nothing to do about news until the gatherer calls.
+func (l *loop) waitsForMore() bool {
+	return l.gathering && !l.gathered.Load() && !l.store.Starved()
 }
 
 // deliverNews delivers what has come into the log up to now.

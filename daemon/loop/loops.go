@@ -18,6 +18,7 @@ type Config struct {
 	HandshakeTimeout time.Duration // for a whole request to arrive
 	CloseTimeout     time.Duration // for the other side to close after our close frame
 	MaxMessage       int           // bytes of a client's message, at most MaxMessage
+	Gather           time.Duration // how long what is published waits for more, so that all of it goes out with one write; 0: not at all
 	SkipSlow         bool          // a slow client skips ahead instead of being closed
 	MaxSubscriptions int           // of one connection
 	Upstream         bool          // clients may publish, in some channels: Handshaker.MayPublish

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"wscast/daemon/encode"
+	"wscast/daemon/failpoint"
 	"wscast/daemon/msglog"
 	"wscast/daemon/survive"
 )
@@ -20,11 +21,14 @@ type session struct {
 	subs     []*subscription // in the order in which they came; none with encode.Raw, whose channel is c.subs
 	at       *subscription   // nil: none
 	rooms    []*survive.Subscription
-	talks    bool // a client of raw frames whose messages are published
-	waiting  bool // one of them is under way
+	talks    bool          // a client of raw frames whose messages are published
+	waiting  bool          // one of them is under way
+	result   *post         // it has come back, and waits until the client has got what is there for it
+	piece    *subscription // a piece of history that is under way; there is one at most
 	tokens   float64
 	refilled time.Time
-	unread   bool // input waits in the socket until the client has got what is there for it
+	unread   bool   // input waits in the socket until the client has got what is there for it
+	ponged   uint64 // bytes of input up to which pings are answered: those inside a message are met again with its other frames
 }
 
 // subscription is one channel of a session.
@@ -134,13 +138,16 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 // seek finds the cursor of a client that begins where start says.
 func (l *loop) seek(ch *msglog.Channel, now uint64, start *Start) (cursor uint64, complete bool) {
 	from := start.From
-	if from.How == msglog.After && start.Epoch != l.store.Epoch() {
-		// Of another log: what is kept comes, and is not said to be complete.
-		cursor, _ = l.reader.Seek(ch, msglog.From{How: msglog.After})
-		return cursor, false
-	}
-	if from.How == msglog.Now {
+	switch from.How {
+	case msglog.Now:
 		return now, true
+	case msglog.After:
+		seq, ok := l.store.Sequence(start.Epoch, from.Seq)
+		if !ok { // of another log: what is kept comes, and is not said to be complete
+			cursor, _ = l.reader.Seek(ch, msglog.From{How: msglog.After})
+			return cursor, false
+		}
+		from.Seq = seq
 	}
 	return l.reader.Seek(ch, from)
 }
@@ -179,6 +186,7 @@ func (l *loop) replay(c *client, ch *msglog.Channel, cursor, until uint64) error
 		return err
 	}
 	c.session.subs = append(c.session.subs, sub)
+	c.session.piece = sub
 	return nil
 }
 
@@ -213,6 +221,12 @@ func (l *loop) unsubscribe(c *client, sub *subscription) {
 			s.subs = append(s.subs[:i:i], s.subs[i+1:]...)
 			break
 		}
+	}
+	if s.piece == sub {
+		s.piece = nil
+	}
+	if sub.room != nil {
+		sub.room.Cursor = l.cursorOf(c, sub) // it may be the place that says so, which is another one's in a moment
 	}
 	if s.at == sub {
 		s.at, c.subs, c.cursor = nil, nil, 0
@@ -270,48 +284,70 @@ func (l *loop) turnTo(c *client, sub *subscription) {
 	l.stand(c) // before anything of it is sent: what is over the place's base is of this one
 }
 
-// choose turns a client to the subscription that has the oldest message for it; where there is none it stays where it is. What is
-// sent of it has to end before the message with that number, which is another one's. ok is false for a client that is slow.
-func (l *loop) choose(c *client) (before uint64, ok bool) {
+// turnPlace is what choose has found. What is sent to the client has to end before the message with the number before; others: that is because
+// another subscription has something for it, too.
+type turnPlace struct {
+	before uint64
+	others bool
+}
+
+// choose turns a client to the subscription that has the oldest message for it; where there is none it stays where it is. ok is false for a
+// client that is slow.
+func (l *loop) choose(c *client) (to turnPlace, ok bool) {
 	s := c.session
-	before = msglog.Gone
-	if len(s.subs) == 1 && s.at == s.subs[0] {
-		return before, true
+	to.before = msglog.Gone
+	switch {
+	case s.piece != nil:
+		// Its messages come one after the other, with nothing in between: that is how the client knows them.
+		if _, ok := l.reader.Next(s.piece.subs.ch, l.cursorOf(c, s.piece)); !ok {
+			return to, false
+		}
+		l.turnTo(c, s.piece)
+		return turnPlace{s.piece.until + 1, true}, true
+	case len(s.subs) == 1 && s.at == s.subs[0]:
+		return to, true
 	}
+	// Messages come while we look. Of those up to the head as it is now none is passed over: when it became the head, all before it were on the
+	// lists of their channels.
+	head := l.store.Head()
 	var oldest *subscription
 	first := uint64(msglog.Gone)
 	for _, sub := range s.subs {
 		seq, ok := l.reader.Next(sub.subs.ch, l.cursorOf(c, sub))
 		switch {
 		case !ok:
-			return 0, false
-		case sub.until != 0:
-			// Its messages come one after the other, with nothing in between: that is how the client knows them.
-			l.turnTo(c, sub)
-			return msglog.Gone, true
-		case seq == 0:
+			return to, false
+		case seq == 0 || seq > head:
 		case seq < first:
-			before = first
+			to.before = first
 			first, oldest = seq, sub
 		default:
-			before = min(before, seq)
+			to.before = min(to.before, seq)
 		}
 	}
 	if oldest != nil {
 		l.turnTo(c, oldest)
 	}
-	return before, true
+	to.others = to.before != msglog.Gone
+	to.before = min(to.before, head+1)
+	return to, true
 }
 
 // encodeRun is Reader.Run for a client that does not read the log's own frames. What it collects lies in l.encoded until the next call.
-func (l *loop) encodeRun(c *client, before uint64, limit int) (ok bool) {
+func (l *loop) encodeRun(c *client, to turnPlace, limit int) (ok bool) {
 	run, s := &l.run, c.session
 	run.Slices, run.Bytes, run.Messages, run.Last, run.More = run.Slices[:0], 0, 0, c.cursor, false
 	if c.subs == nil {
 		return true
 	}
-	if s.at.until != 0 {
-		before = s.at.until + 1
+	if c.off > 0 { // the rest of a message; what is to follow it is chosen when it is out
+		seq, ok := l.reader.Next(c.subs.ch, c.cursor)
+		if !ok || seq == 0 {
+			return false
+		}
+		b := l.frameOf(c, seq)[c.off:]
+		run.Slices, run.Bytes, run.Messages, run.Last, run.More = append(run.Slices, b), len(b), 1, seq, true
+		return true
 	}
 	l.encoded = l.encoded[:0]
 	for {
@@ -319,8 +355,8 @@ func (l *loop) encodeRun(c *client, before uint64, limit int) (ok bool) {
 		if !ok {
 			return false
 		}
-		if seq == 0 || seq >= before {
-			run.More = before != msglog.Gone
+		if seq == 0 || seq >= to.before {
+			run.More = seq != 0 || to.others
 			break
 		}
 		if run.Messages > 0 && len(l.encoded) > limit {
@@ -331,12 +367,8 @@ func (l *loop) encodeRun(c *client, before uint64, limit int) (ok bool) {
 		run.Messages++
 		run.Last = seq
 	}
-	if c.off > 0 {
-		run.More = true // what is to follow it is chosen when it is out
-	}
 	if run.Messages > 0 {
-		b := l.encoded[c.off:]
-		run.Slices, run.Bytes = append(run.Slices, b), len(b)
+		run.Slices, run.Bytes = append(run.Slices, l.encoded), len(l.encoded)
 	}
 	return true
 }
@@ -359,22 +391,25 @@ func (l *loop) advance(c *client, n int) (cursor uint64, off, completed int) {
 		if !ok || seq == 0 {
 			break
 		}
-		l.whole = l.encode(l.whole[:0], c.session.encoding, c.subs.ch, seq)
-		if n < len(l.whole) {
+		whole := l.frameOf(c, seq)
+		if n < len(whole) {
 			break
 		}
-		n -= len(l.whole)
+		n -= len(whole)
 		cursor = seq
 	}
 	return cursor, n, completed
 }
 
-// frameOf is the message as the client is sent it. It is the caller's only until the next message is encoded.
+// frameOf is the message as the client is sent it. It is the caller's only until the next message is encoded. The last one is kept: a client that
+// takes a large message in small pieces asks for it with each of them, and so do others that are stuck in it.
 func (l *loop) frameOf(c *client, seq uint64) []byte {
 	if !c.fed() {
 		return l.reader.Frame(seq)
 	}
-	l.whole = l.encode(l.whole[:0], c.session.encoding, c.subs.ch, seq)
+	if is := (halfOut{seq, c.session.encoding}); l.wholeIs != is {
+		l.whole, l.wholeIs = l.encode(l.whole[:0], c.session.encoding, c.subs.ch, seq), is
+	}
 	return l.whole
 }
 
@@ -386,23 +421,28 @@ func (l *loop) deliverFeeds(subs *subscribers) {
 		if c.block != 0 || c.flags&again != 0 {
 			continue
 		}
-		before, ok := l.choose(c)
+		to, ok := l.choose(c)
 		if !ok {
 			l.slow(c, nil)
 			continue
 		}
-		if !l.run.valid || before != msglog.Gone || l.run.cursor != c.cursor || l.run.subs != c.subs || l.run.encoding != c.session.encoding {
-			if !l.collectFeed(c, before, runBytes) {
+		if !l.run.valid || to.others || l.run.cursor != c.cursor || l.run.subs != c.subs || l.run.encoding != c.session.encoding {
+			if !l.collectFeed(c, to, runBytes) {
 				continue
 			}
 		}
 		if l.run.Bytes == 0 {
+			if l.run.More {
+				l.later(c) // what there is has come while we looked
+			}
 			continue
 		}
 		n, errno := l.sendRun(c)
+		failpoint.Pass("deliver.sent")
 		if n == l.run.Bytes && !l.run.More && c.session.at.until == 0 {
 			c.cursor, c.base, c.told = l.run.Last, c.base+uint64(n), l.tick
 			l.stand(c)
+			failpoint.Pass("deliver.stood")
 			l.count.Deliveries += uint64(l.run.Messages)
 			l.count.Sent += uint64(n)
 			continue
@@ -413,13 +453,14 @@ func (l *loop) deliverFeeds(subs *subscribers) {
 }
 
 // collectFeed is collect for a client of a session that has been turned to what it is to be sent.
-func (l *loop) collectFeed(c *client, before uint64, limit int) bool {
-	if !l.encodeRun(c, before, limit) {
+func (l *loop) collectFeed(c *client, to turnPlace, limit int) bool {
+	if !l.encodeRun(c, to, limit) {
 		l.run.valid = false
 		l.slow(c, nil)
 		return false
 	}
-	l.run.valid = limit == runBytes && c.off == 0 && before == msglog.Gone && c.subs != nil && c.session.at.until == 0
+	// What was before one head is before every later one: others at the same place can be sent it, if they have nothing of another channel.
+	l.run.valid = limit == runBytes && c.off == 0 && !to.others && c.subs != nil
 	l.run.cursor, l.run.subs, l.run.encoding = c.cursor, c.subs, c.session.encoding
 	return true
 }
@@ -428,5 +469,8 @@ func (l *loop) collectFeed(c *client, before uint64, limit int) bool {
 func (l *loop) completed(c *client) {
 	if at := c.session.at; at != nil && at.until != 0 && c.off == 0 && c.cursor >= at.until {
 		l.unsubscribe(c, at)
+		if c.session.unread {
+			l.later(c)
+		}
 	}
 }

@@ -69,17 +69,19 @@ func (l *loop) overtake(c *client, edge uint64) {
 		return
 	}
 	var rest []byte
-	if seq, _ := l.reader.Next(c.subs.ch, c.cursor); c.off > 0 && seq < edge {
-		// What is half out must be completed, or no further frame can follow. It is copied out of the log, once for all
-		// clients that are stuck in that message.
-		key := halfOut{seq, c.encoding()}
-		whole := l.rests[key]
-		if whole == nil {
-			whole = bytes.Clone(l.frameOf(c, seq))
-			l.rests[key] = whole
+	if c.off > 0 { // else it has perhaps no channel
+		if seq, _ := l.reader.Next(c.subs.ch, c.cursor); seq < edge {
+			// What is half out must be completed, or no further frame can follow. It is copied out of the log, once for all
+			// clients that are stuck in that message.
+			key := halfOut{seq, c.encoding()}
+			whole := l.rests[key]
+			if whole == nil {
+				whole = bytes.Clone(l.frameOf(c, seq))
+				l.rests[key] = whole
+			}
+			rest = whole[c.off:]
+			c.cursor = seq
 		}
-		rest = whole[c.off:]
-		c.cursor = seq
 	}
 	l.slow(c, rest)
 }

@@ -76,8 +76,8 @@ const (
 )
 
 // Use says that the subscription is one, from the moment on when the client's place says that it is done with more than that many bytes of
-// input: the command that has asked for it is among them. Its fields are set before.
-func (s *Subscription) Use(received uint64) { s.used.Store(uint32(received+1)<<1 | 1) }
+// input, which is what the place says now: the command that has asked for it is what comes next. Its fields are set before.
+func (s *Subscription) Use(received uint64) { s.used.Store(uint32(received)<<1 | 1) }
 
 // Unuse says that it is none any more.
 func (s *Subscription) Unuse() { s.used.Store(0) }
@@ -85,11 +85,11 @@ func (s *Subscription) Unuse() { s.used.Store(0) }
 // Used tells whether it is one, or is to be one.
 func (s *Subscription) Used() bool { return s.used.Load() != 0 }
 
-// Holds tells whether it is one for a client that is done with that many bytes of input. The bytes that one command can have are few against
-// the 31 bits that are compared.
+// Holds tells whether it is one for a client that is done with that many bytes of input. Until its command is done with that is the number that
+// Use was given, and never again: only a client that has sent a multiple of 2 GiB since then, to the byte, is mistaken for one that has not.
 func (s *Subscription) Holds(received uint64) bool {
 	used := s.used.Load()
-	return used != 0 && (uint32(received)-used>>1)&(1<<31-1) < 1<<30
+	return used != 0 && uint32(received)&(1<<31-1) != used>>1
 }
 
 func (t *Table) extension(slot uint32) *extension { return (*extension)(unsafe.Pointer(&t.recs[slot])) }

@@ -18,8 +18,8 @@ import (
 const (
 	// margin is how far below the limit of descriptors in flight room is made: moving needs some, and beyond the limit nothing can be moved.
 	margin = 4 * perMessage
-	// spare is how many descriptors taking over leaves for everything else.
-	spare = 2 * perMessage
+	// spare is how many descriptors taking over leaves for everything else, and for looking at one message more.
+	spare = 256
 )
 
 // parked is what stands beside each descriptor in a message: 8 bytes, so that a full message is no larger than what the kernel
@@ -51,7 +51,7 @@ type Admitted struct {
 
 // Admit lets accept take a connection, and parks it before anything else is done: of those that come when the process is
 // killed, only one that is between these two system calls ends with it. All that can take longer is done before. The
-// descriptor has to stay open until Lot.Leave. It is ours whenever errno is 0.
+// descriptor has to stay open until Lot.Leave. It is ours whenever errno is 0. EMFILE is also for more connections than could be taken over.
 func (k Keep) Admit(accept func() (fd int, errno syscall.Errno)) (a Admitted, errno syscall.Errno) {
 	slot, r, full := k.Table.Take(0)
 	if full != nil {
@@ -65,7 +65,12 @@ func (k Keep) Admit(accept func() (fd int, errno syscall.Errno)) (a Admitted, er
 		defer k.Lot.mu.Unlock()
 		ready = k.Lot.prepare(slot)
 	}
-	if a.FD, errno = accept(); errno != 0 {
+	if k.Lot != nil && k.Lot.crowded() {
+		errno = unix.EMFILE
+	} else {
+		a.FD, errno = accept()
+	}
+	if errno != 0 {
 		k.Table.Give(slot)
 		return a, errno
 	}
@@ -204,6 +209,15 @@ func (l *Lot) prepare(slot uint32) error {
 	}
 	l.house(8)
 	return l.makeReady()
+}
+
+// crowded tells whether there are as many connections as an heir has descriptors for, which at its start has those of the segments twice.
+func (l *Lot) crowded() bool {
+	n := len(l.homeless)
+	for _, s := range l.segments {
+		n += s.live
+	}
+	return n >= l.limit-spare-64-4*len(l.segments)
 }
 
 // lodge parks a connection for which everything is prepared, with that result, or remembers it for later.
