@@ -5,8 +5,8 @@
 (() => {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
   const base64 = (b) => {
-    if (!(b?.byteLength >= 0)) throw TypeError("publish a string, an ArrayBuffer or a view of one")
-    return btoa(Array.from(new Uint8Array(b.buffer ?? b, b.byteOffset ?? 0, b.byteLength), (c) => String.fromCharCode(c)).join(""))
+    if (!(b?.byteLength >= 0)) throw TypeError("a string, an ArrayBuffer or a view of one")
+    return btoa(new Uint8Array(b.buffer ?? b, b.byteOffset ?? 0, b.byteLength).reduce((s, c) => s + String.fromCharCode(c), ""))
   }
   const log = (id) => id.slice(0, 16)
   const seq = (id) => BigInt(id.slice(17))
@@ -40,6 +40,7 @@
     }
 
     #set(state, reason = "") {
+      if (state === "open") this.#since = performance.now()
       this.state = state
       this.reason = reason
       tell(this.onstate, state, reason)
@@ -87,7 +88,7 @@
           this.#blocked = 0
           for (const s of this.#subs.values()) this.#subscribe(s)
           for (const a of this.#queue.splice(0)) this.#send(a)
-          this.#opened(m.greeting)
+          this.#set("open", m.greeting)
         } else if (m.reply || m.error) this.#answer(m)
         else this.#message(m, part)
       }
@@ -99,11 +100,6 @@
       }
     }
 
-    #opened(reason) {
-      this.#since = performance.now()
-      this.#set("open", reason)
-    }
-
     // A page does not see the pings of a WebSocket.
     #check = () => {
       this.#ask({ command: "ping" }).catch(() => {})
@@ -112,7 +108,7 @@
 
     // Answers come in the order of what was asked: an error without a ref is about the first.
     #answer(m) {
-      const ref = m.ref ?? (m.error && this.#asked.keys().next().value), a = this.#asked.get(ref)
+      const ref = m.ref ?? (m.error && [...this.#asked.keys()][0]), a = this.#asked.get(ref)
       this.#asked.delete(ref)
       if (m.error) a?.no(fail(m.error, m.message))
       else if (m.reply !== "history") a?.yes(m)
@@ -141,7 +137,8 @@
       this.#ask({ command: "subscribe", channel: s.channel, ...(s.id ? { last_event_id: s.id } : { since: s.since }) }).then((m) => {
         s.id = m.id
         s.part = part
-        part.last = null // what comes next may be older
+        // What comes next may be older.
+        part.last = null
         if (!m.complete) tell(s.onincomplete, s.channel)
       }, (e) => {
         if (e.code === "cut" || this.#subs.get(s.channel) !== s) return
@@ -184,18 +181,18 @@
       if (token && url.origin === location.origin) headers.authorization = "Bearer " + token
       else set("token", token)
       const answer = await fetch(url, { headers, signal, cache: "no-store", credentials: this.#o.credentials ? "include" : "same-origin" })
-      if (!/^text\/event-stream/.test(answer.headers.get("content-type"))) throw fail("", answer.status + ": " + await answer.text())
+      if (!/^text\/event-stream/.test(answer.headers.get("content-type"))) throw Error(answer.status + ": " + await answer.text())
       for (const s of subs) s.part = part
       if (!this.#streams) {
         this.#streams = true
         this.#refuse(this.#queue.splice(0), "unavailable", "an event stream")
-        this.#opened("event stream")
+        this.#set("open", "event stream")
       }
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
       let rest = "", at, type, next = 0
       for (;;) {
         const { value, done } = await reader.read(), now = performance.now()
-        if (done) throw fail("", "the event stream has ended")
+        if (done) throw Error("the event stream has ended")
         this.#wait(60000, () => this.#retry("nothing was heard"))
         // Whether a WebSocket gets through by now is tried beside it.
         if (now > next) {

@@ -515,10 +515,16 @@ func lookAtConfiguration(f *facts) (c configuration) {
 		c.said = strings.TrimPrefix(strings.ReplaceAll(strings.TrimSpace(said), "\n", "; "), "wscastd: ")
 	}
 	if path := c.settings["log.path"]; path != "" {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(stateDirectory, path)
+		}
 		c.logFile = lookAtLogFile(path)
 	}
 	return c
 }
+
+// stateDirectory is what StateDirectory=wscast of the unit stands for (systemd.exec(5)); a relative log.path is below it.
+const stateDirectory = "/var/lib/wscast"
 
 // flagOf is the last value of a flag, in any of the ways in which package flag takes it.
 func flagOf(args []string, name string) (value string) {

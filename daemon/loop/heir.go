@@ -66,15 +66,20 @@ func (l *loop) note(c *client) {
 	l.stand(c)
 }
 
-// fill puts what is pending where an heir will find it, for a place that says so.
-func (l *loop) fill(c *client) {
+// fill puts what is pending where an heir will find it, for a place that says so. It returns false when not all of it has found room.
+func (l *loop) fill(c *client) bool {
 	p := c.pending
 	all := p.out + p.left()
-	if all > survive.MaxExtra && p.left() <= mostOverflow {
-		b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+p.left()), uint32(p.out))
-		b = append(append(b, p.rest...), p.bytes...)
-		if err := l.keep.Table.Keep(c.slotted, survive.Overflow, b); err == nil {
-			c.flags |= overflown
+	kept := true
+	if all > survive.MaxExtra {
+		kept = false
+		if p.left() <= mostOverflow {
+			b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+p.left()), uint32(p.out))
+			b = append(append(b, p.rest...), p.bytes...)
+			if err := l.keep.Table.Keep(c.slotted, survive.Overflow, b); err == nil {
+				c.flags |= overflown
+				kept = true
+			}
 		}
 	}
 	known := p.noted - p.out // of what is to come
@@ -85,19 +90,34 @@ func (l *loop) fill(c *client) {
 		c.record.SetExtra(p.noted, p.bytes[known-len(p.rest):])
 	}
 	p.noted = all
+	return kept
 }
 
-// mostOverflow is how many bytes for one client alone are kept for an heir: what commands can be answered with at once, and a control frame.
+// mostOverflow is how many bytes for one client alone are kept for an heir: what commands can be answered with at once (mostReplies), or half of a
+// message, and control frames.
 const mostOverflow = 64 << 10
 
 // Adopt takes over the clients that an earlier process has parked. It returns when each of them is served or given up. Nothing may be appended to
 // the log before.
 func (g *Loops) Adopt(found []survive.Found) {
+	g.adopting.Store(true)
+	if was := g.keep.Table.Encoders(); was != encode.Version() && was != 0 {
+		// From now on clients can have half of what this version has made as well: were we killed, nobody could tell whose half it is.
+		g.keep.Table.SetEncoders(mixed)
+		g.encoders = was
+	} else {
+		g.encoders = encode.Version()
+	}
 	// Those that have no channel yet come last: a channel that one of them makes takes a free number, and which ones are free is known only when
 	// all the others have theirs.
 	g.adopt(g.adopt(found, false), true)
 	g.keep.Table.SetEncoders(encode.Version())
+	g.adopting.Store(false)
+	g.wake()
 }
+
+// mixed is a version of encoders that is none.
+const mixed = 1
 
 func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Found) {
 	var all sync.WaitGroup
@@ -225,7 +245,7 @@ func (l *loop) inherit(c *client, s *survive.Standing) error {
 		switch {
 		case c.subs == nil:
 			return errors.New("implausible record: a message is half out, of no channel")
-		case c.fed() && l.keep.Table.Encoders() != encode.Version():
+		case c.fed() && l.group.encoders != encode.Version():
 			return errors.New("a message is half out that this version would encode in another way")
 		}
 		cursor, off, _ := l.advance(c, int(s.Over))
@@ -280,6 +300,7 @@ func (l *loop) inheritSubscriptions(c *client, s *survive.Standing) (err error) 
 		}
 		sub := &subscription{c: c, cursor: cursor, until: until}
 		if until != 0 {
+			n.piece = sub
 			sub.subs = &subscribers{ch: ch}
 			others := l.subscribersOf(ch)
 			l.left(others) // history is nothing to be told of
@@ -301,8 +322,14 @@ func (l *loop) inheritSubscriptions(c *client, s *survive.Standing) (err error) 
 			continue
 		}
 		cursor := room.Cursor
-		if int(s.At) == i+1 {
+		switch {
+		case int(s.At) == i+1:
 			cursor = s.Cursor
+		case s.State == survive.Closing:
+			continue // it has left its channels, and some may be gone; what is half out is of the one above
+		case room.Until != 0 && cursor >= room.Until:
+			room.Unuse() // a piece of history that is out
+			continue
 		}
 		sub, err := add(room.Channel, cursor, room.Until)
 		if err != nil {
@@ -359,9 +386,14 @@ func (l *loop) settle(c *client) {
 		return
 	}
 	rest := bytes.Clone(l.frameOf(c, seq)[c.off:])
-	if len(rest) > mostOverflow/2 {
-		return
+	b := append(binary.LittleEndian.AppendUint32(nil, c.off), rest...)
+	if c.pending != nil {
+		b = append(b, c.pending.bytes...)
 	}
+	if len(b) > mostOverflow || l.keep.Table.Keep(c.slotted, survive.Overflow, b) != nil {
+		return // an heir of this version can do without
+	}
+	c.flags |= overflown
 	c.cursor = seq
 	l.detach(c, rest)
 }

@@ -61,6 +61,8 @@ type Loops struct {
 
 	presence presence
 	posts    chan *post
+	adopting atomic.Bool // clients are being taken over: what they ask for has to wait
+	encoders uint32      // of those who have encoded what clients have half of that are taken over
 
 	turning  sync.WaitGroup // the loops
 	posting  sync.WaitGroup // appendPosts

@@ -14,8 +14,11 @@ type presence struct {
 	channels map[string]map[string]int // connections by channel and identity
 }
 
-// mostIdentities is how many of them presence answers with.
-const mostIdentities = 100
+// mostIdentities is how many of them presence answers with, of so many bytes altogether.
+const (
+	mostIdentities     = 100
+	mostIdentityBytes = 8 << 10
+)
 
 // count adds connections of a client to a channel, or takes them away.
 func (p *presence) count(channel string, g Grant, by int) {
@@ -40,17 +43,22 @@ func (p *presence) count(channel string, g Grant, by int) {
 	}
 }
 
-// present are the members of the answer to presence: the number of clients, and the first of the identities in alphabetical order.
+// present are the members of the answer to presence: the number of clients, and the identities; some of them where there are many, since
+// looking at all would keep other loops waiting.
 func (p *presence) present(channel string, clients int) string {
+	var identities []string
 	p.mu.Lock()
-	identities := make([]string, 0, len(p.channels[channel]))
+	room := mostIdentityBytes
 	for identity := range p.channels[channel] {
+		if room -= len(identity); room < 0 || len(identities) == mostIdentities {
+			break
+		}
 		identities = append(identities, identity)
 	}
 	p.mu.Unlock()
 	slices.Sort(identities)
 	b := fmt.Appendf(nil, `,"clients":%d,"identities":[`, clients)
-	for i, identity := range identities[:min(len(identities), mostIdentities)] {
+	for i, identity := range identities {
 		if i > 0 {
 			b = append(b, ',')
 		}
