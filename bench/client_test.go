@@ -178,3 +178,16 @@ func TestListenerTakesPushesInPiecesOfAnySize(t *testing.T) {
 		}
 	}
 }
+
+func TestListenerFindsEveryFault(t *testing.T) {
+	for name, sequences := range map[string][]uint64{"lost": {1, 3}, "repeated": {1, 1}} {
+		li := &listener{redis: true, client: client{stage: open, order: newOrder(0, 1, 1)}}
+		var data []byte
+		for _, sequence := range sequences {
+			data = append(message{sequence: sequence}.appendTo(append(data, pushHead...)), pushTail...)
+		}
+		if err := li.takePushes(data); err == nil {
+			t.Errorf("%s: nothing is found", name)
+		}
+	}
+}

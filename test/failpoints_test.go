@@ -1,8 +1,10 @@
 package test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -92,8 +94,9 @@ func failpoints(t *testing.T) (names []string) {
 var passes = []int{1, 4}
 
 const (
-	stayers = 12
-	guests  = 24 // there at a time
+	stayers  = 12
+	sessions = 2  // of them speak wscast.v1.json
+	guests   = 24 // there at a time
 	// What a process is to do at least before it is ended for not passing the point: the log goes round, and the parking lot is compacted.
 	enoughVisits   = 80
 	enoughMessages = 100
@@ -169,7 +172,11 @@ func seat(t *testing.T, d *harness.Daemon) *audience {
 	a := &audience{t: t, d: d, url: d.WebSocketURL("others")}
 	a.changed = sync.NewCond(&a.mu)
 	for i := range stayers {
-		conn, _, err := websocket.DefaultDialer.Dial(d.WebSocketURL("news"), nil)
+		dialer := *websocket.DefaultDialer
+		if i >= stayers-sessions {
+			dialer.Subprotocols = []string{"wscast.v1.json"}
+		}
+		conn, _, err := dialer.Dial(d.WebSocketURL("news"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,6 +201,16 @@ func (a *audience) read(i int) {
 	next, tries := uint64(1), uint64(0)
 	for {
 		_, b, err := a.conns[i].ReadMessage()
+		if err == nil && a.conns[i].Subprotocol() != "" {
+			var envelope struct {
+				Reply, Data string
+				Base64      []byte
+			}
+			if err = json.Unmarshal(b, &envelope); err == nil && envelope.Reply != "" {
+				continue
+			}
+			b = append([]byte(envelope.Data), envelope.Base64...)
+		}
 		if err == nil && len(b) != messageSize {
 			err = fmt.Errorf("%d bytes", len(b))
 		}
@@ -222,7 +239,7 @@ func (a *audience) read(i int) {
 }
 
 func (a *audience) publish(socket string) {
-	message := make([]byte, messageSize)
+	message := bytes.Repeat([]byte{'x'}, messageSize)
 	var c *ipc.Client
 	for n, try := uint64(1), uint64(1); ; {
 		a.mu.Lock()
@@ -287,7 +304,9 @@ func (a *audience) visit(dead <-chan struct{}, visits, messages int) {
 	deadline := time.Now().Add(harness.Patience)
 	for n := 0; ctx.Err() == nil && (n < visits || a.acknowledged() < enough); n++ {
 		if time.Now().After(deadline) {
-			a.t.Fatalf("%d visits in %v", n, harness.Patience)
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.t.Fatalf("%d visits in %v: message %d is acknowledged, they have %d", n, harness.Patience, a.last, a.served)
 		}
 		a.ping(a.conns[n%stayers])
 		c, _, err := dialer.Dial(a.url, nil)

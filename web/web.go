@@ -4,6 +4,7 @@ import (
 	"bytes"
 	_ "embed"
 	"html"
+	"regexp"
 	"strings"
 )
 
@@ -21,7 +22,28 @@ var style []byte
 var script []byte
 
 //go:embed wscast.js
-var client []byte
+var clientSource []byte
+
+// client is what is sent of it: a page waits for it, and nobody reads it there.
+var client = shrink(clientSource)
+
+var (
+	comments  = regexp.MustCompile(`(?m)^ *//.*\n|^\n|^ +`)
+	operators = regexp.MustCompile(` ([=?:+*<>&|]+) `)
+	after     = regexp.MustCompile(`([,;{]) `)
+	ahead     = regexp.MustCompile(` ([{}])`)
+)
+
+// shrink takes the comments and most of the blanks from wscast.js, which is written for that; but for the first line, which says what it is.
+// Line feeds stay, so that no statement needs a semicolon that was not there.
+func shrink(script []byte) []byte {
+	first, rest, _ := bytes.Cut(script, []byte("\n"))
+	rest = comments.ReplaceAll(rest, nil)
+	for _, pattern := range []*regexp.Regexp{operators, after, ahead} {
+		rest = pattern.ReplaceAll(rest, []byte("$1"))
+	}
+	return append(append(bytes.Clone(first), '\n'), rest...)
+}
 
 //go:embed wscast.mjs
 var clientModule []byte

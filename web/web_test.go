@@ -1,6 +1,8 @@
 package web
 
 import (
+	"bytes"
+	"compress/gzip"
 	"regexp"
 	"strings"
 	"testing"
@@ -93,5 +95,35 @@ func TestSite(t *testing.T) {
 	}
 	if page(t, Site{}, "/") != defaults {
 		t.Error("the page of one site has changed that of another")
+	}
+}
+
+// The client is for pages that do not want to wait for it.
+func TestClientIsSmall(t *testing.T) {
+	body, ok := Client("/lib/wscast.js", "/lib/wscast.js")
+	if !ok {
+		t.Fatal("the client is not served where it is")
+	}
+	var small bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&small, gzip.BestCompression)
+	w.Write(body)
+	w.Close()
+	if small.Len() > 3072 || small.Len() < 1000 {
+		t.Errorf("wscast.js has %d bytes, with gzip; it is to have at most 3072", small.Len())
+	}
+	if bytes.Contains(body[20:], []byte("// ")) || bytes.Contains(body, []byte("\n ")) {
+		t.Error("wscast.js is served with comments, or with indentation")
+	}
+	module, ok := Client("/lib/wscast.js", "/lib/wscast.mjs")
+	if !ok || !bytes.Contains(module, []byte(`import "./wscast.js"`)) {
+		t.Errorf("the module does not load the script: %s", module)
+	}
+	for _, path := range []string{"/wscast.js", "/lib/wscast.d.ts", "/lib/", ""} {
+		if _, ok := Client("/lib/wscast.js", path); ok {
+			t.Errorf("%q is served", path)
+		}
+	}
+	if _, ok := Client("", ""); ok {
+		t.Error("it is served although it is off")
 	}
 }

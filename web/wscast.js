@@ -1,7 +1,7 @@
-// wscast.js: the client for browsers. See wscast.d.ts for what it offers, and protocol.txt for what it speaks.
+// wscast.js: see wscast.d.ts.
 
-// As a script it makes the global wscast; wscast.mjs is the same as a module. What is sent and installed is without the comments and without
-// the indentation: it is small because nobody waits for a page.
+// As a script it makes the global wscast; wscast.mjs is the same as a module. wscastd serves it without the comments and most of the blanks
+// (shrink in web.go): a comment has a line of its own, and no string has an operator between blanks. It speaks doc/protocol.txt 6.9 and 6.10.
 (() => {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
   const base64 = (b) => {
@@ -18,7 +18,7 @@
   class Connection {
     // turn ends one try and what comes of it. socket: a WebSocket that was welcomed. blocked: how many were not, in a row.
     #url; #o; #subs = new Map(); #asked = new Map(); #queue = []; #histories = []; #ref = 0
-    #life = new AbortController(); #turn; #timer; #tries = 0; #hint = 0; #since = Infinity
+    #life = new AbortController(); #turn; #timer; #tries = 0; #since = Infinity
     #socket; #part; #streams; #blocked = 0
     state = "connecting"; reason = ""
 
@@ -30,7 +30,7 @@
       addEventListener("online", this.#now, { signal })
       addEventListener("pageshow", this.#now, { signal })
       // A page that has a connection cannot be kept for the Back button.
-      addEventListener("pagehide", () => this.#drop("waiting", "the page is left"), { signal })
+      addEventListener("pagehide", () => { this.#drop(); this.#set("waiting", "the page is left") }, { signal })
       this.#open()
     }
 
@@ -60,12 +60,16 @@
         const t = await (typeof token === "function" ? token() : token)
         if (signal.aborted) return
         // Where a WebSocket does not get through twice, an event stream may.
-        if (this.#blocked > 1 && sse && this.#subs.size) await this.#listen(t, signal)
-        else this.#talk(t, signal)
+        if (this.#blocked > 1 && sse && this.#subs.size) {
+          // A stream has one beginning: channels go together that go on from ids of one log, that begin at the same age, or now.
+          const groups = {}
+          for (const s of this.#subs.values()) (groups[s.id ? log(s.id) : s.since] ??= []).push(s)
+          await Promise.all(Object.values(groups).map((subs) => this.#stream(subs, t, signal)))
+        } else this.#talk(t, signal)
       } catch (e) {
         if (signal.aborted) return
         this.#blocked = 0
-        this.#retry(e?.message ?? e)
+        this.#retry(e?.message ?? e, this.#streams ? 5000 : undefined)
       }
     }
 
@@ -95,8 +99,7 @@
       socket.onclose = (e) => {
         if (signal.aborted) return
         if (!this.#socket && navigator.onLine) this.#blocked++
-        if ([1001, 1012, 1013].includes(e.code)) this.#hint = 5000
-        this.#retry(e.reason || "closed with " + e.code)
+        this.#retry(e.reason || "closed with " + e.code, [1001, 1012, 1013].includes(e.code) ? 5000 : undefined)
       }
     }
 
@@ -162,13 +165,6 @@
       this.#socket.send(JSON.stringify({ ...a.command, ref: this.#ref }))
     }
 
-    // A stream has one beginning: channels go together that go on from ids of one log, that begin at the same age, or now.
-    #listen(token, signal) {
-      const groups = {}
-      for (const s of this.#subs.values()) (groups[s.id ? log(s.id) : s.since ?? ""] ??= []).push(s)
-      return Promise.all(Object.values(groups).map((subs) => this.#stream(subs, token, signal)))
-    }
-
     // It is read with fetch: an EventSource tells neither why it was refused, nor its place before the first message, nor that it is alive.
     async #stream(subs, token, signal) {
       const url = new URL(this.#url), headers = { accept: "text/event-stream" }, part = {}
@@ -180,7 +176,7 @@
       id ? set("last_event_id", id) : set("since", subs[0].since)
       if (token && url.origin === location.origin) headers.authorization = "Bearer " + token
       else set("token", token)
-      const answer = await fetch(url, { headers, signal, cache: "no-store", credentials: this.#o.credentials ? "include" : "same-origin" })
+      const answer = await fetch(url, { headers, signal, credentials: this.#o.credentials })
       if (!/^text\/event-stream/.test(answer.headers.get("content-type"))) throw Error(answer.status + ": " + await answer.text())
       for (const s of subs) s.part = part
       if (!this.#streams) {
@@ -201,7 +197,7 @@
           probe.onopen = () => {
             probe.close()
             this.#blocked = 0
-            if (!signal.aborted) this.#again()
+            if (!signal.aborted) this.#retry("to a WebSocket", 0)
           }
         }
         const lines = (rest + value).split("\n")
@@ -210,7 +206,6 @@
           const [, name, text] = line.match(/^(\w*): ?(.*)/) ?? []
           if (name === "id") at = text
           else if (name === "event") type = text
-          else if (name === "retry") this.#hint = text
           else if (name === "data") type ? tell(this.#subs.get(text)?.onincomplete, text) : this.#message(JSON.parse(text), part)
           else if (!line) {
             part.last = at ?? part.last
@@ -222,7 +217,7 @@
 
     #refuse(all, code, why) { for (const a of all) a.no?.(fail(code, why)) }
 
-    #drop(state, why) {
+    #drop(why) {
       clearTimeout(this.#timer)
       this.#turn.abort()
       for (const s of this.#subs.values()) {
@@ -234,22 +229,15 @@
       this.#refuse(this.#queue.splice(0), "unavailable", why)
       this.#asked.clear()
       this.#socket = this.#streams = null
-      this.#set(state, why)
     }
 
-    #again() {
-      this.#drop("connecting")
-      if (this.state === "connecting") this.#wait(0, () => this.#open())
-    }
-
-    // Full jitter: those who were cut off together come back one by one.
-    #retry(reason) {
+    // Full jitter: those who were cut off together come back one by one. range is for the first time; many are cut off where it is not min.
+    #retry(reason, range = this.#o.min) {
       if (performance.now() - this.#since > 10000) this.#tries = 0
-      const wait = Math.random() * Math.min(this.#o.max, Math.max(this.#hint, this.#o.min * 2 ** this.#tries++))
       this.#since = Infinity
-      this.#hint = 0
-      this.#drop("waiting", reason)
-      if (this.state === "waiting") this.#wait(wait, () => this.#open())
+      this.#drop(reason)
+      this.#wait(Math.random() * Math.min(this.#o.max, range * 2 ** this.#tries++), () => this.#open())
+      this.#set("waiting", reason)
     }
 
     subscribe(channel, onmessage, options) {
@@ -257,7 +245,7 @@
       const s = { ...options, channel, onmessage }
       this.#subs.set(channel, s)
       if (this.#socket) this.#subscribe(s)
-      else if (this.#streams) this.#again()
+      else if (this.#streams) this.#retry("to another stream", 0)
       return {
         channel,
         get id() { return s.id },
@@ -280,7 +268,8 @@
     close() {
       if (this.state === "closed") return
       this.#life.abort()
-      this.#drop("closed")
+      this.#drop()
+      this.#set("closed")
     }
   }
 

@@ -224,7 +224,7 @@ func (l *loop) enrol(c *client, ch *msglog.Channel, cursor uint64) {
 	c.subs, c.cursor, c.member = subs, cursor, uint32(len(subs.members))
 	subs.members = append(subs.members, c)
 	if c.session != nil {
-		l.group.count(ch.Name(), c.session.grant, 1)
+		l.group.presence.count(ch.Name(), c.session.grant, 1)
 	}
 	l.setState(c, open)
 }
@@ -263,7 +263,7 @@ func (l *loop) leave(c *client) {
 	} else {
 		s := c.subs
 		if c.session != nil {
-			l.group.count(s.ch.Name(), c.session.grant, -1)
+			l.group.presence.count(s.ch.Name(), c.session.grant, -1)
 		}
 		last := s.members[len(s.members)-1]
 		s.members[c.member] = last
@@ -304,7 +304,7 @@ func (l *loop) close(c *client, class int, code uint16, reason string) {
 		l.say(c, encode.AppendRetry(nil, reason))
 		return
 	}
-	if class == closeSlow || class == closeStopped {
+	if class == closeSlow || class == closeStopped || class == closeExpired {
 		c.flags |= awaited
 	}
 	l.say(c, frame.AppendClose(nil, code, reason))

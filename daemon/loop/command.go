@@ -15,9 +15,10 @@ import (
 	"wscast/daemon/encode"
 	"wscast/daemon/frame"
 	"wscast/daemon/msglog"
+	"wscast/daemon/survive"
 )
 
-// Commands come from clients that speak wscast.v1.json: one JSON object in each text message, doc/protocol.txt section 6.10. A command
+// Commands come from clients that speak wscast.v1.json: one JSON object in each text message, doc/protocol.txt section 6.9. A command
 // is in the socket until an heir would find in the record what it is answered with: it is carried out once and answered once, whenever the
 // process is killed. What carrying out changes before that, it changes to the same when it is done once more.
 
@@ -39,16 +40,32 @@ type command struct {
 	Base64      []byte          `json:"base64"`
 }
 
+// mostHistory is how many messages a command brings at most: others wait while they are counted.
+const mostHistory = 10_000
+
 // maxRef is the longest Ref, in bytes.
 const maxRef = 64
+
+// mostReplies is the size of answers, in bytes, from which on no further command is carried out before they are sent. The largest one is that to
+// presence: with mostIdentityBytes that JSON escapes, each in six bytes, there is room for it in what is kept for an heir (mostOverflow).
+const mostReplies = 8 << 10
 
 // commands reads what a client sends that does more than to listen. Nothing is read before it has got all that is pending for it: who does
 // not read its answers waits, and what it has sent waits in the socket.
 func (l *loop) commands(c *client) {
 	s := c.session
-	c.heard = l.tick
-	c.flags &^= pinged
-	if s.unread = c.block != 0; s.unread || s.waiting {
+	s.unread = c.block != 0 || s.piece != nil
+	switch {
+	case s.unread, s.waiting && s.result == nil:
+		c.heard = l.tick
+		c.flags &^= pinged
+		return
+	case l.group.adopting.Load():
+		// A channel that is made now could take the number of one whose clients are still to be taken over.
+		l.deferred = append(l.deferred, waiter{c.slot, c.gen})
+		return
+	case s.result != nil:
+		l.answer(c, s.result)
 		return
 	}
 	gen := c.gen
@@ -63,17 +80,16 @@ func (l *loop) commands(c *client) {
 		l.drop(c, "closed without a close frame")
 		return
 	}
-	var replies []byte
+	c.heard = l.tick
+	c.flags &^= pinged
+	var replies, pongs []byte
+	var late *frame.Frame // a ping behind so many others that only the last one is answered
 	var message *post
 	class, bye := 0, (*frame.Error)(nil)
 	parser, used, parsed, whole := c.in, 0, 0, 0
 	l.message = l.message[:0]
-	for parsed < n && bye == nil && message == nil && whole < commandsAtOnce {
-		next := parser.Next
-		if c.encoding().Deflates() {
-			next = parser.NextDeflate
-		}
-		f, size, err := next(l.scratch[parsed:n], l.config.MaxMessage)
+	for parsed < n && bye == nil && message == nil && whole < commandsAtOnce && len(replies) < mostReplies {
+		f, size, err := l.parse(c, &parser, l.scratch[parsed:n])
 		if err != nil {
 			class, bye = closeFailed, err
 			break
@@ -83,8 +99,13 @@ func (l *loop) commands(c *client) {
 		}
 		switch {
 		case f.Op == frame.Ping:
-			if len(replies) < mostPongs {
-				replies = frame.AppendPong(replies, f.Payload)
+			if end := c.received + uint64(parsed+size); end > s.ponged {
+				s.ponged = end
+				if len(pongs) < mostPongs {
+					pongs = frame.AppendPong(pongs, f.Payload)
+				} else {
+					late = &f
+				}
 			}
 		case f.Op == frame.Close:
 			code, _, _ := frame.ParseClose(f.Payload)
@@ -119,8 +140,11 @@ func (l *loop) commands(c *client) {
 					message, size, whole = nil, 0, commandsAtOnce
 					break
 				}
-				message.size, message.replies = parsed+size, replies
+				message.size = parsed + size
 				break
+			}
+			if s.piece != nil {
+				whole = commandsAtOnce // it comes right behind the answer
 			}
 			l.count.Received++
 			l.message = l.message[:0]
@@ -130,14 +154,21 @@ func (l *loop) commands(c *client) {
 			used = parsed // a message of several frames is done with as a whole
 		}
 	}
+	if late != nil {
+		pongs = frame.AppendPong(pongs, late.Payload)
+	}
 	if message != nil {
+		message.replies = pongs // there are no others: it is the first one
 		l.post(c, message)
 		return
 	}
-	more := whole == commandsAtOnce || n == len(l.scratch)
-	if replies != nil {
-		l.queue(c, replies, false)
-		l.fill(c)
+	if n == len(l.scratch) && used == 0 && bye == nil {
+		class, bye = closeFailed, &frame.Error{Code: frame.CloseTooBig, Reason: "message has too many frames"}
+	}
+	more := whole >= commandsAtOnce || len(replies) >= mostReplies || n == len(l.scratch)
+	replies = append(replies, pongs...)
+	if replies != nil && !l.prepare(c, replies) {
+		return
 	}
 	l.leaveRest(c, used, n)
 	switch {
@@ -152,6 +183,18 @@ func (l *loop) commands(c *client) {
 	if more {
 		l.later(c)
 	}
+}
+
+// prepare puts answers where an heir finds them. A client for whose answers there is no room is closed; that its commands are carried out is not in
+// its record then.
+func (l *loop) prepare(c *client, replies []byte) bool {
+	l.queue(c, replies, false)
+	if l.fill(c) {
+		return true
+	}
+	c.pending = nil
+	l.close(c, closeStopped, frame.CloseTryAgainLater, survive.ErrFull.Error())
+	return false
 }
 
 // inflate is a message of a client as it was.
@@ -232,7 +275,7 @@ func (l *loop) carryOut(c *client, what, to []byte) ([]byte, *post) {
 		}
 		return to, p
 	}
-	if refusal := l.host.May(c.session.grant, m.Channel); refusal != (Refusal{}) {
+	if refusal := l.host.May(c.session.grant, m.Channel); refusal != (Refusal{}) && !(m.Command == "unsubscribe" && l.subscribedTo(c, m.Channel)) {
 		return appendRefusal(to, m.Ref, refusal), nil
 	}
 	switch m.Command {
@@ -241,7 +284,7 @@ func (l *loop) carryOut(c *client, what, to []byte) ([]byte, *post) {
 	case "history":
 		to = l.commandHistory(c, &m, to)
 	case "presence":
-		to = appendReply(to, "presence", m.Ref, m.Channel, l.group.present(m.Channel, l.store.Clients(m.Channel)))
+		to = appendReply(to, "presence", m.Ref, m.Channel, l.group.presence.present(m.Channel, l.store.Clients(m.Channel)))
 	case "unsubscribe":
 		for _, sub := range c.session.subs {
 			if sub.until == 0 && sub.subs.ch.Name() == m.Channel {
@@ -304,8 +347,8 @@ func (l *loop) commandSubscribe(c *client, m *command, to []byte) []byte {
 		return appendRefusal(to, m.Ref, Refusal{"too_many_subscriptions",
 			fmt.Sprintf("a connection can have %d subscriptions: unsubscribe from others first", l.config.MaxSubscriptions)})
 	}
-	head := l.store.Head() // before: the client is told of all that comes after it
-	sub, complete, err := l.subscribe(c, &start, true)
+	head := l.store.Linked() // before: the client is told of all that comes after it
+	sub, complete, err := l.subscribe(c, &start, true, head)
 	if err != nil {
 		return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
 	}
@@ -335,14 +378,15 @@ func (l *loop) commandHistory(c *client, m *command, to []byte) []byte {
 	if len(c.session.subs) >= l.config.MaxSubscriptions {
 		return appendRefusal(to, m.Ref, Refusal{"too_many_subscriptions", "unsubscribe from others first"})
 	}
-	ch, now, err := l.reader.Join([]byte(m.Channel))
+	ch, _, err := l.reader.Join([]byte(m.Channel))
 	if err != nil {
 		return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
 	}
 	defer l.left(l.subscribersOf(ch))
-	cursor, complete := l.reader.Seek(ch, msglog.From{How: msglog.Last, Last: m.Last})
+	last := min(m.Last, mostHistory)
+	cursor, complete := l.reader.Seek(ch, msglog.From{How: msglog.Last, Last: last})
 	count, until := 0, cursor
-	for until < now {
+	for count < last {
 		seq, ok := l.reader.Next(ch, until)
 		if !ok || seq == 0 {
 			break
@@ -350,6 +394,7 @@ func (l *loop) commandHistory(c *client, m *command, to []byte) []byte {
 		count++
 		until = seq
 	}
+	complete = complete && (m.Last == last || count < last)
 	if count > 0 {
 		if err := l.replay(c, ch, cursor, until); err != nil {
 			return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
@@ -391,11 +436,18 @@ func appendReply(to []byte, reply string, ref json.RawMessage, channel, rest str
 	return append(frame.AppendHeader(to, frame.Text, len(b)), b...)
 }
 
+// mostSentence is how many bytes of what is wrong are said: it can have a piece of the command in it.
+const mostSentence = 300
+
 func appendRefusal(to []byte, ref json.RawMessage, r Refusal) []byte {
 	b := append(make([]byte, 0, 256), `{"error":"`+r.Code+`"`...)
 	b = appendRef(b, ref)
 	b = append(b, `,"message":`...)
-	b = append(encode.AppendString(b, []byte(r.Sentence)), '}')
+	sentence := r.Sentence
+	if len(sentence) > mostSentence {
+		sentence = sentence[:mostSentence] + "..."
+	}
+	b = append(encode.AppendString(b, []byte(sentence)), '}')
 	return append(frame.AppendHeader(to, frame.Text, len(b)), b...)
 }
 

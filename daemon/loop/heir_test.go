@@ -30,7 +30,8 @@ type dynasty struct {
 	shelf  *shelf.Shelf
 	config Config
 	sys    *system
-	n      int // loops
+	n      int  // loops
+	talks  bool // clients may publish
 
 	mu    sync.Mutex // of those who publish, against a change on the throne
 	store *msglog.Log
@@ -64,7 +65,11 @@ func newDynasty(t testing.TB, loops int, config Config, sys *system) *dynasty {
 func (d *dynasty) reign() {
 	d.Helper()
 	var err error
-	if d.loops, err = newLoops(d.store, d.keep, d.n, new(door), d.config, slog.New(slog.DiscardHandler), d.sys); err != nil {
+	host := new(door)
+	if store := d.store; d.talks {
+		host.publish = func(u *Upstream) (int, Refusal) { return appended(store, u) }
+	}
+	if d.loops, err = newLoops(d.store, d.keep, d.n, host, d.config, slog.New(slog.DiscardHandler), d.sys); err != nil {
 		d.Fatal(err)
 	}
 }
@@ -74,6 +79,24 @@ func (d *dynasty) bury() {
 	if err := errors.Join(d.store.Close(), d.keep.Table.Close()); err != nil {
 		d.Error(err)
 	}
+}
+
+// talking is for the beginning: from now on clients may publish.
+func (d *dynasty) talking() {
+	d.talks, d.config.Upstream = true, true
+	store := d.store
+	d.loops.host.(*door).publish = func(u *Upstream) (int, Refusal) { return appended(store, u) }
+	d.loops.Configure(d.config)
+}
+
+// appended is what a door does that lets clients publish.
+func appended(store *msglog.Log, u *Upstream) (int, Refusal) {
+	clients, _, err := store.Put([]byte(u.Channel), u.Data, u.Once, frame.Text)
+	if err != nil {
+		return 0, Refusal{"unavailable", err.Error()}
+	}
+	store.Flush()
+	return clients, Refusal{}
 }
 
 // fall is what remains to be done when a loop has been killed: its descriptors close.
@@ -460,12 +483,20 @@ func (a *assassin) guard() *system {
 
 // killed runs a story again and again, killing the loop at one call more each time, until it is over before.
 func killed(t *testing.T, story func(t *testing.T, d *dynasty)) {
+	killedTalking(t, false, story)
+}
+
+// killedTalking is killed where clients may publish.
+func killedTalking(t *testing.T, talks bool, story func(t *testing.T, d *dynasty)) {
 	for how := range ways {
 		for nth := 1; ; nth++ {
 			over := false
 			t.Run(fmt.Sprint([]string{"before", "half of", "after"}[how], " call ", nth), func(t *testing.T) {
 				a := &assassin{after: nth, how: how, done: newSignal()}
 				d := newDynasty(t, 1, patient, a.guard())
+				if talks {
+					d.talking()
+				}
 				told := make(chan struct{})
 				var watch sync.WaitGroup
 				watch.Go(func() {

@@ -51,7 +51,7 @@ func (l *loop) input(c *client) {
 		talks := false // there is a message, and clients may publish
 		for used < n && bye == nil && !talks {
 			state := c.in
-			f, size, err := c.in.Next(l.scratch[used:n], l.config.MaxMessage)
+			f, size, err := l.parse(c, &c.in, l.scratch[used:n])
 			if err != nil {
 				class, bye = closeFailed, err
 				break
@@ -117,14 +117,27 @@ func (l *loop) input(c *client) {
 	l.later(c)
 }
 
-// look puts the beginning of what a client has sent and is not done with into scratch. As a rule it is only peeked at.
+// parse takes the first frame off b.
+func (l *loop) parse(c *client, in *frame.Parser, b []byte) (frame.Frame, int, *frame.Error) {
+	if c.encoding().Deflates() {
+		return in.NextDeflate(b, l.config.MaxMessage)
+	}
+	return in.Next(b, l.config.MaxMessage)
+}
+
+// look puts the beginning of what a client has sent and is not done with into scratch. As a rule it is only peeked at; what is held is
+// there as well when nothing new has come.
 func (l *loop) look(c *client) (n int, errno syscall.Errno) {
 	if c.flags&held == 0 {
 		return l.sys.peek(int(c.fd), l.scratch)
 	}
 	had := copy(l.scratch, l.held[c.slot])
-	if n, errno = l.sys.receive(int(c.fd), l.scratch[had:]); n > 0 {
-		n += had
+	if had < len(l.scratch) {
+		n, errno = l.sys.receive(int(c.fd), l.scratch[had:])
+		l.held[c.slot] = append(l.held[c.slot], l.scratch[had:had+n]...)
+	}
+	if had > 0 && (n > 0 || errno == unix.EAGAIN || errno == 0) {
+		return had + n, 0
 	}
 	return n, errno
 }
@@ -139,6 +152,12 @@ func (l *loop) leaveRest(c *client, used, n int) {
 func (l *loop) rest(c *client, used, n int) {
 	c.flags &^= partial
 	switch {
+	case c.flags&held == 0 && c.flags&uncounted != 0 && used > 0:
+		// An heir cannot know whether what is dealt with is read: either it is both, or the client is given up. Commands are not carried out twice.
+		l.consume(c, used)
+		if used < n {
+			c.flags |= partial
+		}
 	case c.flags&held == 0:
 		l.stand(c) // first: an heir reads what has been done with but not read
 		failpoint.Pass("input.noted")
@@ -148,7 +167,8 @@ func (l *loop) rest(c *client, used, n int) {
 			c.flags |= partial
 		}
 	case used < n:
-		l.held[c.slot] = append(l.held[c.slot][:0], l.scratch[used:n]...)
+		l.held[c.slot] = append(l.held[c.slot][:0], l.held[c.slot][used:n]...) // not of scratch: there frames are unmasked
+		l.stand(c)
 	default:
 		delete(l.held, c.slot)
 		c.flags &^= held
@@ -170,7 +190,7 @@ func (l *loop) hold(c *client) {
 	c.flags = c.flags&^partial | held
 	l.held[c.slot] = nil
 	l.stand(c) // an heir cannot go on from here
-	l.input(c)
+	l.read(c)
 }
 
 // consume takes from the socket what has been peeked and dealt with.

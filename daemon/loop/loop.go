@@ -30,7 +30,7 @@ type loop struct {
 	reader *msglog.Reader
 	keep   survive.Keep
 	host   Handshaker
-	group  *presence
+	group  *Loops
 	posts  chan<- *post
 	ticks  *atomic.Uint32 // the clock that all loops share
 
@@ -46,6 +46,7 @@ type loop struct {
 	blocked  []*client
 	again    []*client
 	crowd    []waiter           // clients whose messages wait for others to be appended
+	deferred []waiter           // clients that are not read before all are taken over
 	held     map[uint32][]byte  // by slot: beginnings of frames of clients that are marked held
 	rests    map[halfOut][]byte // in sweep
 	count    Stats
@@ -77,6 +78,7 @@ type loop struct {
 
 	asleep atomic.Bool // the goroutine waits, or is about to, and whoever has something for it must call wake
 	asked  atomic.Bool // to turn, by the watchdog
+	crowds atomic.Bool // crowd has somebody
 	turns  atomic.Uint64
 	load   atomic.Int64 // clients, newcomers included
 	next   atomic.Pointer[Config]
@@ -119,7 +121,7 @@ func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	l := &loop{
-		sys: sys, log: g.log, store: g.store, keep: g.keep, host: g.host, group: &g.presence, posts: g.posts, ticks: &g.ticks,
+		sys: sys, log: g.log, store: g.store, keep: g.keep, host: g.host, group: g, posts: g.posts, ticks: &g.ticks,
 		epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"),
 		config: config, rests: make(map[halfOut][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
 	}
@@ -188,7 +190,7 @@ func (l *loop) wake() {
 
 // called tells whether others have left something to do.
 func (l *loop) called() bool {
-	if l.asked.Load() || l.reader.HasNews() && !l.waitsForMore() || !l.reader.Released() ||
+	if l.asked.Load() || l.recalled() || l.reader.HasNews() && !l.waitsForMore() || !l.reader.Released() ||
 		l.tick != l.ticks.Load() || l.next.Load() != l.config {
 		return true
 	}
@@ -218,6 +220,7 @@ func (l *loop) turn() {
 	if !l.gather() {
 		l.deliverNews()
 	}
+	l.recall()
 
 	for i := range l.ready {
 		l.handle(&l.events[i])

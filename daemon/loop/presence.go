@@ -16,7 +16,7 @@ type presence struct {
 
 // mostIdentities is how many of them presence answers with, of so many bytes altogether.
 const (
-	mostIdentities     = 100
+	mostIdentities    = 100
 	mostIdentityBytes = 8 << 10
 )
 

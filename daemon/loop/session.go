@@ -105,17 +105,17 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 		if err != nil {
 			return nil, http.StatusServiceUnavailable, err
 		}
-		cursor, _ = l.seek(ch, cursor, &a.Channels[0])
+		cursor, _ = l.seek(ch, cursor, &a.Channels[0], msglog.Gone)
 		l.enrol(c, ch, cursor)
 		return nil, 0, nil
 	}
-	head := encode.ID{Epoch: l.store.Epoch(), Seq: l.store.Head()}
+	head := encode.ID{Epoch: l.store.Epoch(), Seq: l.store.Head()} // before: the client gets all that comes after it
 	if !s.encoding.WebSocket() && a.Channels[0].From.How == msglog.Now {
 		more = encode.AppendPosition(more, head) // who is cut off before the first event comes back with it
 	}
 	for i := range a.Channels {
 		start := &a.Channels[i]
-		sub, complete, err := l.subscribe(c, start, len(a.Channels) > 1 || c.commanding())
+		sub, complete, err := l.subscribe(c, start, len(a.Channels) > 1 || c.commanding(), head.Seq)
 		if err != nil {
 			for _, sub := range s.subs {
 				l.unsubscribe(c, sub)
@@ -135,12 +135,15 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 	return more, 0, nil
 }
 
-// seek finds the cursor of a client that begins where start says.
-func (l *loop) seek(ch *msglog.Channel, now uint64, start *Start) (cursor uint64, complete bool) {
+// seek finds the cursor of a client that begins where start says; if that is now, after the message head. now is the channel's newest message.
+func (l *loop) seek(ch *msglog.Channel, now uint64, start *Start, head uint64) (cursor uint64, complete bool) {
 	from := start.From
 	switch from.How {
 	case msglog.Now:
-		return now, true
+		if now <= head {
+			return now, true
+		}
+		from = msglog.From{How: msglog.After, Seq: head} // it has come since
 	case msglog.After:
 		seq, ok := l.store.Sequence(start.Epoch, from.Seq)
 		if !ok { // of another log: what is kept comes, and is not said to be complete
@@ -153,7 +156,7 @@ func (l *loop) seek(ch *msglog.Channel, now uint64, start *Start) (cursor uint64
 }
 
 // subscribe adds a channel to a session, or begins anew in one that it has already. roomy: the record itself has no room for it.
-func (l *loop) subscribe(c *client, start *Start, roomy bool) (sub *subscription, complete bool, err error) {
+func (l *loop) subscribe(c *client, start *Start, roomy bool, head uint64) (sub *subscription, complete bool, err error) {
 	s := c.session
 	for _, sub := range s.subs {
 		if sub.until == 0 && sub.subs.ch.Name() == start.Channel {
@@ -168,7 +171,7 @@ func (l *loop) subscribe(c *client, start *Start, roomy bool) (sub *subscription
 	if err != nil {
 		return nil, false, err
 	}
-	cursor, complete = l.seek(ch, cursor, start)
+	cursor, complete = l.seek(ch, cursor, start, head)
 	sub = &subscription{c: c, subs: l.subscribersOf(ch), cursor: cursor}
 	l.feed(sub)
 	if err := l.house(c, sub, roomy); err != nil {
@@ -246,12 +249,12 @@ func (l *loop) unsubscribe(c *client, sub *subscription) {
 func (l *loop) feed(sub *subscription) {
 	sub.member = uint32(len(sub.subs.feeds))
 	sub.subs.feeds = append(sub.subs.feeds, sub)
-	l.group.count(sub.subs.ch.Name(), sub.c.session.grant, 1)
+	l.group.presence.count(sub.subs.ch.Name(), sub.c.session.grant, 1)
 }
 
 // unfeed takes a subscription from its channel.
 func (l *loop) unfeed(sub *subscription) {
-	l.group.count(sub.subs.ch.Name(), sub.c.session.grant, -1)
+	l.group.presence.count(sub.subs.ch.Name(), sub.c.session.grant, -1)
 	s := sub.subs
 	last := s.feeds[len(s.feeds)-1]
 	s.feeds[sub.member] = last
@@ -438,11 +441,11 @@ func (l *loop) deliverFeeds(subs *subscribers) {
 			continue
 		}
 		n, errno := l.sendRun(c)
-		failpoint.Pass("deliver.sent")
+		failpoint.Pass("feed.sent")
 		if n == l.run.Bytes && !l.run.More && c.session.at.until == 0 {
 			c.cursor, c.base, c.told = l.run.Last, c.base+uint64(n), l.tick
 			l.stand(c)
-			failpoint.Pass("deliver.stood")
+			failpoint.Pass("feed.stood")
 			l.count.Deliveries += uint64(l.run.Messages)
 			l.count.Sent += uint64(n)
 			continue

@@ -54,6 +54,11 @@ func (g *Loops) appendPosts() {
 			p.l.results = append(p.l.results, p)
 			p.l.mu.Unlock()
 			p.l.wake()
+			for _, l := range g.loops {
+				if l.crowds.Load() {
+					l.wake()
+				}
+			}
 		case <-g.stopping:
 			return
 		}
@@ -75,31 +80,61 @@ func (l *loop) post(c *client, p *post) {
 		s.waiting = true
 	default:
 		// It is still in the socket, and is found again when others are through.
-		s.unread = true
 		l.crowd = append(l.crowd, waiter{c.slot, c.gen})
+		l.crowds.Store(true)
 	}
 }
 
-// waiter is a client whose message finds no place on the way.
+// waiter is a client that is read when there is reason to.
 type waiter struct{ slot, gen uint32 }
 
-// posted goes on with the client whose message has been appended, or refused.
-func (l *loop) posted(p *post) {
-	if len(l.crowd) > 0 {
-		w := l.crowd[0]
-		l.crowd = l.crowd[1:]
+// recalled tells whether there is something for recall to do.
+func (l *loop) recalled() bool {
+	return l.crowds.Load() && len(l.posts) < cap(l.posts) || len(l.deferred) > 0 && !l.group.adopting.Load()
+}
+
+// recall goes on with clients whose messages found no place on the way, as many as there are places now, and with those that had to wait until all
+// were taken over.
+func (l *loop) recall() {
+	if !l.recalled() {
+		return
+	}
+	n := min(len(l.crowd), cap(l.posts)-len(l.posts))
+	l.readLater(l.crowd[:n])
+	l.crowd = append(l.crowd[:0], l.crowd[n:]...)
+	l.crowds.Store(len(l.crowd) > 0)
+	if len(l.deferred) > 0 && !l.group.adopting.Load() {
+		l.readLater(l.deferred)
+		l.deferred = nil
+	}
+}
+
+func (l *loop) readLater(waiters []waiter) {
+	for _, w := range waiters {
 		if c := l.slab.at(w.slot); c.fd >= 0 && c.gen == w.gen {
 			l.later(c)
 		}
 	}
+}
+
+// posted goes on with the client whose message has been appended, or refused.
+func (l *loop) posted(p *post) {
 	c := l.slab.at(p.slot)
-	if c.fd < 0 || c.gen != p.gen || c.session == nil {
-		return
+	switch {
+	case c.fd < 0 || c.gen != p.gen || c.session == nil:
+	case c.state != open:
+		l.later(c) // what has come behind the message has been told of
+	case c.block != 0:
+		// The answer has its place in the record when no message is half out. Until then the message stays in the socket.
+		c.session.result, c.session.unread = p, true
+	default:
+		l.answer(c, p)
 	}
-	c.session.waiting = false
-	if c.state != open {
-		return
-	}
+}
+
+// answer tells a client what has become of its message, and takes that from the socket.
+func (l *loop) answer(c *client, p *post) {
+	c.session.waiting, c.session.result = false, nil
 	n, errno := l.look(c)
 	if errno != 0 || n < p.size {
 		l.drop(c, "its input is gone")
@@ -117,13 +152,12 @@ func (l *loop) posted(p *post) {
 	if p.refusal == (Refusal{}) {
 		l.count.Published++
 	}
-	if replies != nil {
-		l.queue(c, replies, false)
-		l.fill(c)
+	if replies != nil && !l.prepare(c, replies) {
+		return
 	}
 	l.leaveRest(c, p.size, n)
 	l.later(c)
-	if replies != nil && c.block == 0 {
+	if replies != nil {
 		l.flush(c)
 	}
 }

@@ -426,7 +426,7 @@ func TestQuietExactly(t *testing.T) {
 
 // Next for the client of a quiet channel while the message at its cursor is overwritten: the answer never changes.
 func TestNextWhileOverwritten(t *testing.T) {
-	const rounds, entries = 20000, 32
+	const rounds, entries = 5000, 32
 	l := tiny(t, entries)
 	r := reader(t, l)
 	ch, cursor := join(t, r, "quiet")

@@ -128,7 +128,7 @@ func TestPagesInAnyOrder(t *testing.T) {
 		}
 		try("all pages", newer)
 		try("no page", synced)
-		for range 30 {
+		for range 10 {
 			at := changed[random.IntN(len(changed))]
 			im := slices.Clone(newer)
 			copy(im[at:at+page], synced[at:at+page])
@@ -137,7 +137,7 @@ func TestPagesInAnyOrder(t *testing.T) {
 			copy(im[at:at+page], newer[at:at+page])
 			try(fmt.Sprint("only page ", at/page), im)
 		}
-		for round := range 30 {
+		for round := range 10 {
 			im := slices.Clone(newer)
 			share := random.Float64()
 			for _, at := range changed {

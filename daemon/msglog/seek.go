@@ -76,6 +76,13 @@ func (r *Reader) firstAfter(ch *Channel, seq, last uint64) uint64 {
 	if seq == Gone || last < from {
 		return 0
 	}
+	// The usual cases cost nothing: a client comes back with a message of this channel, or wants all that there is.
+	if seq+1 == from && seq >= r.log.m.head.tail.Load() && seq >= r.floor.Load() && m.entry(seq).channel == ch.id {
+		return m.entry(seq).next.Load()
+	}
+	if first := ch.first.Load(); first >= from {
+		return first
+	}
 	for back, on := last, from; ; on++ {
 		if m.entry(on).channel == ch.id {
 			return on
@@ -86,6 +93,13 @@ func (r *Reader) firstAfter(ch *Channel, seq, last uint64) uint64 {
 		}
 		back = prev
 	}
+}
+
+// Linked is Head when that message, as all before it, has its place in its channel.
+func (l *Log) Linked() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.m.head.head.Load()
 }
 
 // Message is the message with that sequence number, at or above the floor. Its data are mapped memory, not to be written, and valid

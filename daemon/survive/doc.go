@@ -42,6 +42,8 @@
 // (tcpi_bytes_acked + SIOCOUTQ) and read from it (tcpi_bytes_received − SIOCINQ). Together they say to the byte where a process was killed, also in the
 // middle of a write.
 //
+// Nothing of the table is believed. A place has a sum (sum.go), and a client whose record is damaged is closed: any byte could be a wrong one.
+//
 // A client that is more than one channel of raw frames has more to be known than fits into a record: it is continued by extensions, which lie in
 // the same table (extension.go).
 //

@@ -33,7 +33,8 @@ type Store struct {
 	held    map[string]bool // names of what is stored
 	owed    map[string]bool // names of what could not be removed
 	room    int             // for descriptors, as far as is known
-	probing bool            // what was pushed now could find its place taken by the probe
+	probing bool            // what is pushed now can find its place taken by the probe,
+	during  map[string]int  // and is stored once more afterwards: descriptors of ours, by name
 }
 
 const (
@@ -53,8 +54,6 @@ var (
 	// ErrInFlight: the kernel lets a user have no more descriptors in flight, in messages that nobody has received, than
 	// a process may have open (too_many_unix_fds in net/core/scm.c).
 	ErrInFlight = errors.New("too many descriptors are in flight: raise LimitNOFILE= of the unit")
-
-	errProbing = errors.New("the descriptor store is being looked at")
 )
 
 // OpenStore connects to the service manager. It returns nil without one. held are the names of what this process has
@@ -120,10 +119,7 @@ func (s *Store) send(state string, fds ...int) error {
 func (s *Store) Push(name string, fd int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.probing:
-		return errProbing
-	case s.room < 1:
+	if s.room < 1 {
 		s.sayLow()
 		return ErrNoRoom
 	}
@@ -132,6 +128,11 @@ func (s *Store) Push(name string, fd int) error {
 		return err
 	}
 	s.held[name] = true
+	if s.probing {
+		if d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			s.during[name] = d
+		}
+	}
 	if s.room--; s.room < scarce {
 		s.sayLow()
 	}
@@ -203,7 +204,7 @@ const ProbeName = "probe"
 // has not kept hang up.
 func (s *Store) Probe(ctx context.Context, least int) (room int, err error) {
 	s.mu.Lock()
-	s.probing = true
+	s.probing, s.during = true, make(map[string]int)
 	owed := s.owed
 	s.owed = make(map[string]bool)
 	s.mu.Unlock()
@@ -214,9 +215,16 @@ func (s *Store) Probe(ctx context.Context, least int) (room int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probing = false
+	for name, fd := range s.during {
+		if s.held[name] { // it was not removed meanwhile
+			_ = s.store(name, fd)
+		}
+		unix.Close(fd)
+	}
 	if err != nil {
 		return 0, err
 	}
+	room = max(0, room-len(s.during)) // they can have come when it was found out already
 	if s.room = room; room < least {
 		s.room = 0
 	}

@@ -18,6 +18,7 @@ type manager struct {
 	room int
 	mute bool // it closes nothing, not even what comes with BARRIER=1
 	done chan struct{}
+	told func(text string) // called for each message before it is dealt with, nil: nobody
 
 	mu    sync.Mutex
 	said  []string
@@ -62,6 +63,12 @@ func (m *manager) serve() {
 			return
 		}
 		fds, _ := rights(oob[:on])
+		m.mu.Lock()
+		told := m.told
+		m.mu.Unlock()
+		if told != nil {
+			told(string(b[:n]))
+		}
 		m.deal(string(b[:n]), fds)
 	}
 }
@@ -277,5 +284,35 @@ func TestNoManager(t *testing.T) {
 	defer s.Close()
 	if err := s.Remove("log"); err == nil {
 		t.Error("nobody is there, and nothing is said")
+	}
+}
+
+// What is pushed while the store is being probed is stored, even when the probe has taken its place: once the probe is gone.
+func TestPushWhileProbing(t *testing.T) {
+	m, s := newManager(t, 3, false)
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(null)
+	m.mu.Lock()
+	m.told = func(text string) {
+		if strings.HasSuffix(text, "FDNAME="+ProbeName) && strings.HasPrefix(text, "FDSTORE=1") {
+			if err := s.Push("late", null); err != nil { // comes behind the probe, which takes all that there is
+				t.Error(err)
+			}
+		}
+	}
+	m.mu.Unlock()
+	if room, err := s.Probe(t.Context(), 1); room != 2 || err != nil {
+		t.Errorf("room for %d, %v; want 2", room, err)
+	}
+	if err := s.Barrier(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.kept) != 1 || len(m.kept["late"]) != 1 {
+		t.Errorf("kept: %v", m.kept)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/gorilla/websocket"
 	"golang.org/x/sys/unix"
 
+	"wscast/ipc"
 	"wscast/test/booted"
-	"wscast/test/booted/crowd"
 	"wscast/test/harness"
 )
 
@@ -106,26 +106,56 @@ func TestNothingMoreMayBeInFlight(t *testing.T) {
 	c.Finish()
 }
 
-// Who comes when the process can have no more descriptors waits in the socket until others leave. A restart meanwhile closes nobody. In flight there is as
-// much as allowed as well, so this test runs alone, too.
+// Who comes when the process has as many connections as the next one could take over waits in the socket until others leave. A restart meanwhile closes nobody
+// of those who were there before, and refuses nobody who waits. In flight there is as much as allowed as well, so this test runs alone, too.
 func TestNoMoreDescriptors(t *testing.T) {
-	const limit, guests = 1000, 1200
+	const limit, guests = 1000, 900
 	m, c := gather(t, booted.WithDropIn("wscast.service", fmt.Sprintf("[Service]\nLimitNOFILE=%d\n", limit)))
-	visitors := crowd.Gather(t, "tcp", m.Address(), 0)
-	visitors.Pass(guests, 1000)
+	url, path := m.WebSocketURL("guests"), m.PublishSocket()
+	visit, release := newHammer(), newHammer()
+	stopVisits, stopRelease := sync.OnceValue(visit.stop), sync.OnceValue(release.stop)
+	// A guest stays until there is a message, or the end of the connection: it may be one of those that could not be parked.
+	letGo := func() {
+		release.start("a message", func() error {
+			p, err := ipc.Dial(path)
+			if err != nil {
+				return err
+			}
+			defer p.Close()
+			_, err = p.Publish("guests", []byte("time to leave"))
+			return err
+		})
+	}
+	defer stopRelease()
+	defer stopVisits()
+	letGo = sync.OnceFunc(letGo)
+	defer letGo()
+	for range guests {
+		visit.start("a guest", func() error {
+			g, _, err := (&websocket.Dialer{HandshakeTimeout: harness.Patience}).Dial(url, nil)
+			if err != nil {
+				return err
+			}
+			_, _, _ = g.ReadMessage()
+			return g.Close()
+		})
+	}
 	e := m.AwaitJournal("wscast.service", "that nobody is accepted", contains("cannot accept connections, they wait"))
 	if e["PRIORITY"] != "3" || !strings.Contains(e["MESSAGE"], "LimitNOFILE=") {
 		t.Errorf("the journal has %q", e)
 	}
-	c.AwaitMessages(10)
-	m.Systemctl("restart", "wscast.service")
-	c.AwaitMessages(10)
-	kill(m, "")
-	c.AwaitMessages(10)
-	passed := visitors.Finish()
-	c.Finish()
-	t.Logf("%+v", passed)
-	if passed.Reset != 0 {
-		t.Errorf("%d connections ended without an answer", passed.Reset)
+	for range 3 {
+		c.AwaitMessages(10)
+		m.Systemctl("restart", "wscast.service")
 	}
+	c.AwaitMessages(10)
+	if log := m.Journal("wscast.service"); strings.Contains(log, "there are no descriptors for them") {
+		t.Errorf("clients were closed for want of descriptors\n%s", log)
+	}
+	letGo()
+	visit.await(t, guests, "a guest")
+	for _, err := range stopVisits() {
+		t.Error(err)
+	}
+	c.Finish()
 }

@@ -32,6 +32,7 @@ type Nginx struct {
 	tlsPort     int
 	upstreams   []string
 	readTimeout string // of the location, instead of the shipped one
+	site        string // more lines in server { }
 	process     *process
 }
 
@@ -41,6 +42,11 @@ type NginxOption func(*Nginx)
 // ReadTimeout replaces the proxy_read_timeout of the shipped location, so that a test can outlive it.
 func ReadTimeout(d time.Duration) NginxOption {
 	return func(n *Nginx) { n.readTimeout = fmt.Sprintf("%dms", d.Milliseconds()) }
+}
+
+// Site adds lines to server { }, before everything else in it.
+func Site(lines string) NginxOption {
+	return func(n *Nginx) { n.site = lines }
 }
 
 // Upstream adds a server to the upstream, by a line as the shipped one.
@@ -186,6 +192,7 @@ http {
 		listen 127.0.0.1:%d ssl;
 		ssl_certificate certificate.pem;
 		ssl_certificate_key key.pem;
+		%s
 		include %s;
 		# What other software has on many sites, and which must not get the requests for a channel.
 		location ~ \.php$ { return 410; }
@@ -196,7 +203,7 @@ http {
 		}
 	}
 }
-`, user, http, n.port, n.tlsPort, location)
+`, user, http, n.port, n.tlsPort, n.site, location)
 }
 
 // shipped writes a copy of a file of etc/nginx in which one place is replaced, and returns its path.
