@@ -115,10 +115,7 @@ func (h *handshaker) Handshake(head []byte, peer loop.Peer) loop.Admission {
 // upgrade answers an opening handshake that was found to be good (RFC 6455 section 4.2.2).
 func (h *handshaker) upgrade(s *handshakeSettings, u *upgrade, r *http.Request, a *loop.Admission) (answer, refused []byte) {
 	upgrader := websocket.Upgrader{CheckOrigin: accept, Error: u.fail}
-	if s.compression && offersDeflate(r) {
-		upgrader.EnableCompression = true // without context takeover in both directions
-		a.Encoding |= encode.Deflate
-	}
+	upgrader.EnableCompression = s.compression && offersDeflate(r) // without context takeover in both directions
 	greeting := s.greeting
 	if a.Encoding.Plain() == encode.JSON {
 		upgrader.Subprotocols = []string{Subprotocol}
@@ -127,21 +124,51 @@ func (h *handshaker) upgrade(s *handshakeSettings, u *upgrade, r *http.Request, 
 	if _, err := upgrader.Upgrade(u, r, nil); err != nil {
 		return nil, u.refused(err)
 	}
+	if upgrader.EnableCompression && bytes.Contains(u.answer, []byte(deflateName)) { // it reads the offers in its own way
+		a.Encoding |= encode.Deflate
+	}
 	return append(bytes.Clone(u.answer), greeting...), nil
 }
 
+const deflateName = "permessage-deflate"
+
 // offersDeflate tells whether a client offers permessage-deflate in a form that needs no particular answer: one that limits the window of the
-// server has to be answered with the limit (RFC 7692 section 7.1.2.1), which the Upgrader does not do.
+// server has to be answered with the limit (RFC 7692 section 7.1.2.1), which the Upgrader does not do. What is no good offer is declined
+// (section 7.1).
 func offersDeflate(r *http.Request) bool {
 	for _, line := range r.Header["Sec-Websocket-Extensions"] {
 		for offer := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(offer, ";")
-			if strings.EqualFold(strings.TrimSpace(name), "permessage-deflate") {
-				return !strings.Contains(strings.ToLower(offer), "server_max_window_bits")
+			name, parameters, _ := strings.Cut(offer, ";")
+			if strings.TrimSpace(name) == deflateName && acceptable(parameters) {
+				return true
 			}
 		}
 	}
 	return false
+}
+
+// acceptable judges the parameters of an offer of permessage-deflate.
+func acceptable(parameters string) bool {
+	if parameters == "" {
+		return true
+	}
+	var seen []string
+	for parameter := range strings.SplitSeq(parameters, ";") {
+		name, value, valued := strings.Cut(parameter, "=")
+		name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
+		good := false
+		switch name {
+		case "server_no_context_takeover", "client_no_context_takeover":
+			good = !valued
+		case "client_max_window_bits": // what it says it will keep to
+			good = !valued || slices.Contains([]string{"8", "9", "10", "11", "12", "13", "14", "15"}, value)
+		}
+		if !good || slices.Contains(seen, name) {
+			return false
+		}
+		seen = append(seen, name)
+	}
+	return true
 }
 
 // stream answers the request for an event stream, which ends with the connection. What a page of another origin may read is said to its
@@ -178,6 +205,11 @@ func (h *handshaker) judge(s *handshakeSettings, r *http.Request) (a loop.Admiss
 		return refuse(http.StatusHTTPVersionNotSupported, "only HTTP/1.1 is spoken here; behind nginx: proxy_http_version 1.1")
 	case r.ProtoAtLeast(1, 1) && r.Host == "":
 		return refuse(http.StatusBadRequest, "a request needs the header Host")
+	}
+	for name := range r.Header { // "X-Auth-User : admin" must not be one thing to the proxy and another to us (RFC 9112 section 5.1)
+		if !validHeader(name) {
+			return refuse(http.StatusBadRequest, "the name of a header has a character that it cannot have")
+		}
 	}
 	channel := ""
 	rest, ours := strings.CutPrefix(r.URL.Path, s.path)

@@ -188,7 +188,7 @@ func seat(t *testing.T, d *harness.Daemon) *audience {
 			a.changed.Broadcast()
 			return nil
 		})
-		a.readers.Go(func() { a.read(i) })
+		a.readers.Go(func() { a.read(i, conn) })
 	}
 	socket := d.PublishSocket()
 	a.publisher.Go(func() { a.publish(socket) })
@@ -197,11 +197,11 @@ func seat(t *testing.T, d *harness.Daemon) *audience {
 }
 
 // read judges what a stayer gets.
-func (a *audience) read(i int) {
+func (a *audience) read(i int, conn *websocket.Conn) {
 	next, tries := uint64(1), uint64(0)
 	for {
-		_, b, err := a.conns[i].ReadMessage()
-		if err == nil && a.conns[i].Subprotocol() != "" {
+		_, b, err := conn.ReadMessage()
+		if err == nil && conn.Subprotocol() != "" {
 			var envelope struct {
 				Reply, Data string
 				Base64      []byte

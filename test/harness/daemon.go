@@ -278,9 +278,14 @@ func (d *Daemon) start() error {
 		if err := d.notify.settle(); err != nil {
 			return err
 		}
-		for _, f := range d.notify.inStore() {
+		stored, err := d.notify.inStore()
+		for _, f := range stored {
+			defer f.Close()
 			names = append(names, f.Name())
 			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		}
+		if err != nil {
+			return err
 		}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}

@@ -92,10 +92,18 @@ func (n *notifySocket) settle() error {
 	return err
 }
 
-func (n *notifySocket) inStore() []*os.File {
+// inStore are duplicates of what is stored, for the caller to close: the daemon that is started with them may at once have some of them removed.
+func (n *notifySocket) inStore() (files []*os.File, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Clone(n.stored)
+	for _, f := range n.stored {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return files, err
+		}
+		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return files, nil
 }
 
 type notification struct {
@@ -212,7 +220,7 @@ func (n *notifySocket) fromOthers(pid int) string {
 	defer n.mu.Unlock()
 	var lines []string
 	for _, got := range n.lines {
-		if got.pid != pid {
+		if got.pid != pid && got.pid != os.Getpid() { // settle says BARRIER=1
 			lines = append(lines, got.line)
 		}
 	}
