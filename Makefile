@@ -1,5 +1,5 @@
 # make build    the programs, into bin/
-# make run      build, and serve the demo page on http://127.0.0.1:7311/ without systemd
+# make run      build, and serve the demo page on http://127.0.0.1:7311/ without systemd; its chart shows what vmstat says
 # make test     install what the tests need (Debian, apt) and run all of them
 # make check    formatting and static analysis
 # make bench    measure against a C program, a plain Go server and others; writes doc/performance.md (more: BENCH='-help')
@@ -42,7 +42,8 @@ build:
 	$(GOBUILD) -ldflags '$(LDFLAGS) -X main.defaultSocket=$(SOCKET)' -o bin/wscast ./cmd/wscast
 
 run: build
-	@exec bin/wscastd --demo --publish bin/publish.sock
+	@(sleep 1; vmstat -n 1 | bin/wscast publish --socket bin/publish.sock --lines demo/vmstat) >/dev/null 2>&1 & \
+	exec bin/wscastd --demo --publish bin/publish.sock
 
 test:
 	test/install-deps
@@ -87,6 +88,8 @@ install: build
 	install -D -m 644 packaging/completions/wscast.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/wscast.fish
 	install -D -m 644 etc/nginx/wscast.conf $(DESTDIR)$(DATADIR)/wscast/nginx/wscast.conf
 	install -D -m 644 etc/nginx/wscast-http.conf $(DESTDIR)$(DATADIR)/wscast/nginx/wscast-http.conf
+	install -d $(DESTDIR)$(DATADIR)/wscast/web
+	install -m 644 web/wscast.js web/wscast.mjs web/wscast.d.ts $(DESTDIR)$(DATADIR)/wscast/web
 ifneq ($(NGINXDIR),)
 	install -D -m 644 etc/nginx/wscast-http.conf $(DESTDIR)$(NGINXDIR)/conf.d/wscast.conf
 	install -D -m 644 etc/nginx/wscast.conf $(DESTDIR)$(NGINXDIR)/snippets/wscast.conf

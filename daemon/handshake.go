@@ -66,6 +66,7 @@ func (h *handshaker) configure(c *Config, a *auth) {
 	if s.script = c.WebSocket.Script; s.script == "" && h.demo {
 		s.script = "/wscast.js"
 	}
+	s.site.Script = s.script
 	s.upstream, s.compression = c.upstream, c.WebSocket.Compression
 	s.subscriptions = c.WebSocket.MaxSubscriptions
 	welcome := encode.AppendString([]byte(`{"reply":"welcome","greeting":`), []byte(c.WebSocket.Greeting))

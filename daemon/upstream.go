@@ -104,6 +104,11 @@ func (c *Config) upstream(channel string) string {
 	return upstreamOff
 }
 
+// ForDemo lets visitors of the demo page talk to each other, in one channel; a section that matches it and was there before goes first.
+func (c *Config) ForDemo() {
+	c.Channel = append(c.Channel, ChannelConfig{Match: "demo/chat", Upstream: upstreamBoth})
+}
+
 func (c *Config) anyUpstream() bool {
 	for _, section := range c.Channel {
 		if section.Upstream != "" && section.Upstream != upstreamOff {

@@ -138,8 +138,8 @@ func TestDemoPage(t *testing.T) {
 			b := openBrowser(t)
 			b.open(url)
 			b.awaitText(stateName, "open")
-			b.awaitText(newest, "websocket is running")
-			b.awaitText("#count", "1")
+			b.awaitText("#state-detail", "websocket is running")
+			awaitJoined(b, "demo:1")
 			if title := get[string](b, "document.title"); title != "demo:1 · wscast" {
 				t.Errorf("the title is %q", title)
 			}
@@ -149,7 +149,7 @@ func TestDemoPage(t *testing.T) {
 			publish(t, p, "demo:1", []byte("\x00\x01\xff wscast, and more"), 1)
 			b.awaitText(newest, "0000  00 01 ff 20 77 73 63 61 73 74 2c 20 61 6e 64 20  ... wscast, and \n0010  6d 6f 72 65                                      more")
 			b.awaitText("#messages li:first-child .about span", "binary, 20 bytes")
-			b.awaitText("#count", "3")
+			b.awaitText("#count", "2")
 			if markup := get[int](b, "document.querySelectorAll('#messages b').length"); markup != 0 {
 				t.Error("a message has become markup")
 			}
@@ -171,36 +171,81 @@ func TestDemoPage(t *testing.T) {
 				window.states.push(state.dataset.state + ' ' + document.querySelector('#state-detail').textContent);
 			}).observe(document.querySelector('#state'), { attributes: true, attributeFilter: ['data-state'] }); undefined`)
 			d.Stop()
-			b.await("window.states.some((s) => s.startsWith('closed 1012 service restart'))", "window.states.join()")
+			b.await("window.states.some((s) => s.startsWith('waiting service restart'))", "window.states.join()")
 			d.Start()
 			b.awaitText(stateName, "open")
-			b.awaitText("#count", "4")
-			b.awaitText(newest, "websocket is running")
+			b.awaitText("#state-detail", "messages are missing: the log has no more of them")
 			p = publisher(t, d)
 			publish(t, p, "demo:1", []byte("after the daemon"), 1)
 			b.awaitText(newest, "after the daemon")
 
 			n.Stop()
-			b.await("window.states.some((s) => s.startsWith('closed 1006 connection lost'))", "window.states.join()")
+			b.await("window.states.some((s) => s.startsWith('waiting closed with 1006'))", "window.states.join()")
+			publishAll(t, d, "demo:1", []string{"without nginx"})
 			n.Start()
-			b.awaitText(stateName, "open")
-			publish(t, p, "demo:1", []byte("after nginx"), 1)
-			b.awaitText(newest, "after nginx")
+			b.awaitText(newest, "without nginx")
 
 			b.run("document.querySelector('#connect').click()")
-			b.awaitText("#state-detail", "1000 closed normally")
+			b.awaitText(stateName, "closed")
+			publishAll(t, d, "demo:1", []string{"disconnected"})
 			b.run("document.querySelector('#connect').click()")
-			b.awaitText(stateName, "open")
-			b.awaitText(newest, "websocket is running")
+			b.awaitText(newest, "disconnected")
+			b.awaitText("#count", "5")
 
 			b.close()
 			for _, line := range b.console {
 				// Chromium reports connections that end or are refused, which this test is about.
-				if !strings.Contains(line, "WebSocket connection to") {
+				if !strings.Contains(line, "WebSocket connection to") && !strings.Contains(line, "Failed to load resource") {
 					t.Errorf("the console says: %s", line)
 				}
 			}
 		})
+	}
+}
+
+// awaitJoined returns when the page has a subscription.
+func awaitJoined(b *browser, channel string) {
+	b.t.Helper()
+	b.await(fmt.Sprintf("subscriptions['%s'].id", channel), "document.body.innerText")
+}
+
+// TestDemoPageChartAndChat: numbers that are there when the page opens, and those that come; what one page says the others see, as text, those
+// that open later too. Only the channel of the chat takes messages.
+func TestDemoPageChartAndChat(t *testing.T) {
+	d := harness.Start(t, harness.Demo())
+	n := harness.StartNginx(t, d.Address("websocket"))
+	publishAll(t, d, "demo/vmstat", []string{
+		"procs -----------memory---------- ---swap-- -----io---- -system-- ------cpu-----",
+		" r  b   swpd   free   buff  cache   si   so    bi    bo   in   cs us sy id wa st",
+		" 1  0      0 123456   1234 123456    0    0     1     2  100  200  5  6 88  1  0",
+	})
+	one := openBrowser(t)
+	one.open(n.TLSURL("/"))
+	one.awaitText("#now-user", "5 %")
+	publishAll(t, d, "demo/vmstat", []string{" 1  0      0 123456   1234 123456    0    0     1     2  100  200  25  16 50  9  0"})
+	one.awaitText("#now-user", "25 %")
+	one.awaitText("#now-system", "16 %")
+	one.awaitText("#now-wait", "9 %")
+	if points := get[string](one, "document.querySelector('#area-wait').getAttribute('points')"); !strings.HasSuffix(points, " 600.0,80.0 600,160") {
+		t.Errorf("the chart is %q", points)
+	}
+	awaitJoined(one, "demo/chat")
+	two := &browser{t: t}
+	two.ctx, _ = chromedp.NewContext(one.ctx)
+	two.open(n.TLSURL("/"))
+	awaitJoined(two, "demo/chat")
+	one.run("document.querySelector('#name').value = 'ann'; document.querySelector('#text').value = '<i>hello</i>: you'; document.querySelector('#say').requestSubmit()")
+	three := &browser{t: t}
+	three.ctx, _ = chromedp.NewContext(one.ctx)
+	for _, b := range []*browser{one, two, three} {
+		if b == three {
+			b.open(n.TLSURL("/"))
+		}
+		b.await("/^[0-9:]+ann<i>hello<\\/i>: you$/.test(document.querySelector('#chat').textContent)", "document.body.innerText")
+	}
+	one.awaitText("#chat-error", "")
+	if code := one.settle("connection.publish('default', 'x')"); code != "error not_allowed" {
+		t.Errorf("publishing to another channel: %s", code)
 	}
 }
 
@@ -211,6 +256,7 @@ func TestDemoPageIsBounded(t *testing.T) {
 	b := openBrowser(t)
 	b.open(n.URL("/"))
 	b.awaitText(stateName, "open")
+	awaitJoined(b, "default")
 	var answered int
 	stream := publisher(t, d).PublishMany(func(a ipc.Answer) {
 		if a.Err == nil && a.Receivers == 1 {

@@ -1,40 +1,23 @@
-// The demo page: joins a channel and shows what is published there. Messages are put into the document as text only.
+// The demo page: joins a channel and shows what is published there, a chart of numbers that come from a shell, and a chat. Messages are put
+// into the document as text only. How it stays connected is the business of wscast.js.
 'use strict';
 
-const kept = 200;          // messages shown
+const kept = 200;          // messages shown, and lines of the chat
 const shownText = 4096;    // characters of a text message shown
 const shownBytes = 256;    // bytes of a binary message shown
-const firstDelay = 500;    // ms: the first reconnection comes within this time
-const longestDelay = 30000;
-const stableAfter = 10000; // ms open until a connection counts as good and delays start over
 const rateWindow = 5;      // seconds
-
-// What the codes that wscastd and browsers close with mean (RFC 6455, section 7.4, and the IANA registry).
-const closeCodes = {
-	1000: 'closed normally',
-	1001: 'going away',
-	1002: 'protocol error',
-	1005: 'closed without a code',
-	1006: 'connection lost or refused',
-	1007: 'invalid UTF-8',
-	1008: 'policy violation',
-	1009: 'message too big',
-	1011: 'server error',
-	1012: 'service restart',
-	1013: 'too slow, or try again later',
-};
+const chartSpan = 120;     // seconds
+const chartChannel = 'demo/vmstat';
+const chatChannel = 'demo/chat'; // the one that clients may publish to: wscastd --demo
 
 const $ = (id) => document.getElementById(id);
 const asked = new URLSearchParams(location.search).get('channel');
 const channel = asked === null || asked === '' ? 'default' : asked;
 const valid = /^[A-Za-z0-9._:\/-]{1,128}$/.test(channel);
 
-// connecting -> open -> closed -> connecting and so on, until the Disconnect button; then closed stays until the Connect button.
-let socket = null;     // null while closed
-let wanted = true;     // reconnect when the connection ends
-let attempts = 0;      // since the last connection that was stable
-let retryTimer = 0;
-let stableTimer = 0;
+// One connection for everything, until the Disconnect button. The Connect button goes on behind the last messages there were.
+let connection = null; // null while disconnected
+let subscriptions = {};
 
 let count = 0;
 let arrived = [];      // [second, messages], the last rateWindow seconds
@@ -42,57 +25,35 @@ let waiting = [];      // messages not drawn yet, the newest last
 let drawing = false;
 
 function connect() {
-	clearTimeout(retryTimer);
-	wanted = true;
-	// Relative to the page, so that it works below a path of a proxy; ws for http, wss for https. The slashes of a channel
-	// may stay, and nothing else in it needs escaping.
-	const url = new URL(document.body.dataset.websocket + '/' + channel, location.href);
-	url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-	url.search = '';
-	show('connecting', url.href);
-	socket = new WebSocket(url);
-	socket.binaryType = 'arraybuffer';
-	socket.onopen = () => {
-		stableTimer = setTimeout(() => { attempts = 0; }, stableAfter);
-		show('open', url.href);
-	};
-	socket.onmessage = (event) => receive(event.data);
-	socket.onclose = (event) => {
-		clearTimeout(stableTimer);
-		socket = null;
-		const meaning = closeCodes[event.code] || 'unknown code';
-		const what = event.code + ' ' + meaning + (event.reason && event.reason !== meaning ? ': ' + event.reason : '');
-		if (wanted) {
-			retry(what);
-		} else {
-			show('closed', what);
-		}
-	};
+	// Relative to the page, so that it works below a path of a proxy.
+	connection = wscast.connect(new URL(document.body.dataset.websocket, location.href), { onstate: show });
+	show('connecting', '');
+	join(chartChannel, { since: chartSpan + 's' });
+	join(chatChannel, { since: '1h' });
+	join(channel, { onincomplete: () => show(connection.state, 'messages are missing: the log has no more of them') });
 }
 
-// Every code is retried alike: 1012 and 1013 ask for it, and after any other this page has nothing better to do. A random time out
-// of a range that doubles ("full jitter") spreads the clients of a server that went away over the whole range.
-function retry(what) {
-	const delay = Math.random() * Math.min(longestDelay, firstDelay * 2 ** attempts);
-	attempts++;
-	retryTimer = setTimeout(connect, delay);
-	show('closed', what + '; next try in ' + (delay / 1000).toFixed(1) + ' s');
+function join(name, options) {
+	subscriptions[name] = connection.subscribe(name, receive, { ...options, id: subscriptions[name]?.id, onerror: (e) => show('closed', e.message) });
 }
 
 function disconnect() {
-	wanted = false;
-	clearTimeout(retryTimer);
-	socket.close(1000);
+	const old = connection;
+	connection = null;
+	old.close();
 }
 
 function show(state, detail) {
 	$('state').dataset.state = state;
 	$('state-name').textContent = state;
 	$('state-detail').textContent = detail;
-	$('connect').textContent = state === 'closed' ? 'Connect' : 'Disconnect';
+	$('connect').textContent = connection ? 'Disconnect' : 'Connect';
 }
 
-function receive(data) {
+function receive(message) {
+	if (message.channel === chartChannel) sample(message);
+	if (message.channel === chatChannel) hear(message);
+	if (message.channel !== channel) return;
 	count++;
 	const second = Math.floor(performance.now() / 1000);
 	const last = arrived[arrived.length - 1];
@@ -102,7 +63,7 @@ function receive(data) {
 		arrived.push([second, 1]);
 	}
 	// Only what can still be seen is kept until the next frame, which a page in the background may wait for a long time.
-	waiting.push({ data, time: new Date() });
+	waiting.push(message);
 	if (waiting.length > kept) {
 		waiting.shift();
 	}
@@ -143,7 +104,7 @@ function item({ data, time }) {
 	about.className = 'about';
 	const size = text ? data.length : data.byteLength;
 	about.append(element('span', text ? 'text' : 'binary, ' + bytes(size)));
-	const body = element('pre', text ? data.slice(0, shownText) : hexDump(new Uint8Array(data, 0, Math.min(size, shownBytes))));
+	const body = element('pre', text ? data.slice(0, shownText) : hexDump(data.subarray(0, shownBytes)));
 	const hidden = size - (text ? shownText : shownBytes);
 	if (hidden > 0) {
 		about.append(element('span', hidden.toLocaleString('en') + (text ? ' more characters' : ' more bytes') + ' not shown'));
@@ -159,9 +120,9 @@ function element(name, ...content) {
 	return e;
 }
 
-function clock(time) {
+function clock(time, exact = true) {
 	const part = (n, width) => String(n).padStart(width, '0');
-	const e = element('time', part(time.getHours(), 2) + ':' + part(time.getMinutes(), 2) + ':' + part(time.getSeconds(), 2) + '.' + part(time.getMilliseconds(), 3));
+	const e = element('time', part(time.getHours(), 2) + ':' + part(time.getMinutes(), 2) + (exact ? ':' + part(time.getSeconds(), 2) + '.' + part(time.getMilliseconds(), 3) : ''));
 	e.dateTime = time.toISOString();
 	return e;
 }
@@ -182,6 +143,64 @@ function hexDump(data) {
 	return lines.join('\n');
 }
 
+// A line of vmstat(8). Which numbers are which is said by a line before them.
+const columns = { us: 12, sy: 13, wa: 15 };
+let samples = [];
+let redrawing = false;
+
+function sample({ data, time }) {
+	const words = String(data).trim().split(/\s+/);
+	if (words.includes('us')) {
+		for (const name in columns) columns[name] = words.indexOf(name);
+		return;
+	}
+	const [user, system, wait] = Object.values(columns).map((i) => Number(words[i]));
+	if (!(user >= 0 && system >= 0 && wait >= 0)) return; // another headline
+	samples.push({ at: time.getTime() / 1000, user, system, wait });
+	if (!redrawing) {
+		redrawing = true;
+		requestAnimationFrame(drawChart);
+	}
+}
+
+// Areas one on the other, drawn from the highest one down. The newest number is at the right, whatever the clock of this machine says.
+function drawChart() {
+	redrawing = false;
+	const last = samples[samples.length - 1];
+	samples = samples.filter(({ at }) => at > last.at - chartSpan);
+	const x = ({ at }) => (600 * (1 - (last.at - at) / chartSpan)).toFixed(1);
+	const area = (height) => x(samples[0]) + ',160 ' + samples.map((s) => x(s) + ',' + (160 - 1.6 * height(s)).toFixed(1)).join(' ') + ' 600,160';
+	$('area-user').setAttribute('points', area((s) => s.user));
+	$('area-system').setAttribute('points', area((s) => s.user + s.system));
+	$('area-wait').setAttribute('points', area((s) => s.user + s.system + s.wait));
+	$('now-user').textContent = last.user + ' %';
+	$('now-system').textContent = last.system + ' %';
+	$('now-wait').textContent = last.wait + ' %';
+}
+
+function hear({ data, time }) {
+	const [, name, text] = /^([^:]{1,30}): ([^]*)$/.exec(String(data)) || [null, '', String(data)];
+	const list = $('chat');
+	const below = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+	list.append(element('li', clock(time, false), element('b', name), text.slice(0, shownText)));
+	while (list.childElementCount > kept) list.firstElementChild.remove();
+	if (below) list.scrollTop = list.scrollHeight;
+	$('chat-empty').hidden = true;
+}
+
+function say(event) {
+	event.preventDefault();
+	const text = $('text');
+	if (!connection) {
+		$('chat-error').textContent = 'not connected';
+		return;
+	}
+	connection.publish(chatChannel, $('name').value.replaceAll(':', '') + ': ' + text.value).then(() => {
+		$('chat-error').textContent = '';
+		text.value = '';
+	}, (e) => { $('chat-error').textContent = e.message; }); // what was typed stays
+}
+
 // The commands to publish with, for this channel and the daemon's socket.
 function showPublish() {
 	const path = document.body.dataset.socket;
@@ -193,20 +212,25 @@ function showPublish() {
 		'redis-cli -s ' + socketPath + ' PUBLISH ' + channel + ' hello',
 		"echo 'PUBLISH " + channel + " hello' | nc -U -N " + socketPath,
 	]) {
-		const li = element('li', element('code', command));
-		// Only https and localhost have a clipboard (Secure Contexts).
-		if (navigator.clipboard) {
-			const copy = element('button', 'Copy');
-			copy.type = 'button';
-			copy.setAttribute('aria-label', 'Copy: ' + command);
-			copy.onclick = () => navigator.clipboard.writeText(command).then(() => {
-				copy.textContent = 'Copied';
-				setTimeout(() => { copy.textContent = 'Copy'; }, 1500);
-			});
-			li.append(copy);
-		}
-		$('publish').append(li);
+		$('publish').append(commandItem(command));
 	}
+	$('chart-command').append(commandItem('vmstat -n 1 | wscast publish ' + option + '--lines ' + chartChannel));
+}
+
+function commandItem(command) {
+	const li = element('li', element('code', command));
+	// Only https and localhost have a clipboard (Secure Contexts).
+	if (navigator.clipboard) {
+		const copy = element('button', 'Copy');
+		copy.type = 'button';
+		copy.setAttribute('aria-label', 'Copy: ' + command);
+		copy.onclick = () => navigator.clipboard.writeText(command).then(() => {
+			copy.textContent = 'Copied';
+			setTimeout(() => { copy.textContent = 'Copy'; }, 1500);
+		});
+		li.append(copy);
+	}
+	return li;
 }
 
 $('channel').value = channel;
@@ -221,13 +245,10 @@ $('clear').onclick = () => {
 if (valid) {
 	document.title = channel + ' · wscast';
 	showPublish();
-	$('connect').onclick = () => (socket ? disconnect() : connect());
+	$('connect').onclick = () => (connection ? disconnect() : connect());
+	$('name').value = 'guest ' + (1 + Math.floor(Math.random() * 99));
+	$('say').onsubmit = say;
 	setInterval(drawRate, 1000);
-	// The network is back: no need to wait for the next try.
-	addEventListener('online', () => { if (wanted && !socket) connect(); });
-	// A page with an open WebSocket cannot be kept for the Back button.
-	addEventListener('pagehide', () => { if (socket) socket.close(); });
-	addEventListener('pageshow', (event) => { if (event.persisted && wanted && !socket) connect(); });
 	connect();
 } else {
 	$('connect').hidden = true;

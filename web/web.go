@@ -65,12 +65,14 @@ func Client(at, path string) (body []byte, ok bool) {
 const (
 	defaultSocket = `data-socket="/run/wscast/publish.sock"`
 	defaultPath   = `data-websocket="websocket"`
+	defaultScript = `src="wscast.js"`
 )
 
 // Site is what the page says about the daemon that serves it. The zero value stands for the daemon's defaults.
 type Site struct {
 	PublishSocket string // path of the publish socket, shown in the commands to publish with
 	WebSocketPath string // path of the WebSocket URL, as /websocket
+	Script        string // path of the client for browsers, as /wscast.js
 }
 
 // Page returns the file of the page with this URL path, one of /, /demo.css and /demo.js, and its media type. body is not to be changed.
@@ -95,6 +97,9 @@ func (s Site) index() []byte {
 		// Relative, so that the page also works below a path of a proxy.
 		path := strings.TrimPrefix(s.WebSocketPath, "/")
 		page = bytes.ReplaceAll(page, []byte(defaultPath), []byte(`data-websocket="`+html.EscapeString(path)+`"`))
+	}
+	if s.Script != "" {
+		page = bytes.ReplaceAll(page, []byte(defaultScript), []byte(`src="`+html.EscapeString(strings.TrimPrefix(s.Script, "/"))+`"`))
 	}
 	return page
 }

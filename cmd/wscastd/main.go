@@ -191,5 +191,8 @@ func (o *options) load() (daemon.Config, error) {
 	if len(o.publish) > 0 {
 		config.Publish.Listen = o.publish
 	}
+	if o.demo {
+		config.ForDemo()
+	}
 	return config, config.Check()
 }

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -159,7 +160,9 @@ func (d *dynasty) restart() {
 	d.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.loops.Suspend(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), patienceOfTests)
+	defer cancel()
+	d.loops.Suspend(ctx)
 	d.succeed()
 }
 
@@ -307,7 +310,120 @@ func TestSlowAtARestart(t *testing.T) {
 		if got := c.all(); !strings.HasPrefix(string(want), got) {
 			t.Errorf("got %d bytes that are not the beginning of the message", len(got))
 		}
-		if s := d.stats(); s.Lost != 1 {
+		if s := d.loops.Stats(); s.Lost != 1 || s.Slow != 1 || s.Closed[closeSlow] != 1 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// One that was between two frames is told what it would have been told.
+func TestSlowBetweenFramesAtARestart(t *testing.T) {
+	var full atomic.Bool
+	sys := linux
+	sys.send = func(fd int, b []byte) (int, syscall.Errno) {
+		if full.Load() {
+			return 0, unix.EAGAIN
+		}
+		return linux.send(fd, b)
+	}
+	d := newDynasty(t, 1, patient, &sys)
+	c := d.tcp(0).join("news")
+	d.publish("news", "before")
+	c.expectText("before")
+	full.Store(true)
+	message := strings.Repeat("x", 100_000)
+	d.publish("news", message)
+	d.until("the client is full", func(s Stats) bool { return s.Blocked == 1 })
+	for range 2 * msglog.MinSize / len(message) {
+		d.publish("news", message)
+	}
+	d.until("it is slow", func(s Stats) bool { return s.Slow > 0 })
+	d.sys = &linux // for the heir
+	d.restart()
+	if reason := c.expectClose(frame.CloseTryAgainLater); reason != SlowReason {
+		t.Error(reason)
+	}
+}
+
+// The rest of a frame can take its time: its beginning stays in the socket of a TCP connection, where an heir finds it.
+func TestHalfAFrameAtARestart(t *testing.T) {
+	config := brisk
+	config.HandshakeTimeout, config.CloseTimeout, config.MaxMessage = patientOfHeld, patientOfHeld, 4096
+	d := newDynasty(t, 1, config, &linux)
+	c := d.tcp(0).join("news")
+	whole := masked(text, "in two parts")
+	c.send(whole[:5])
+	d.until("it has been looked after", func(Stats) bool { return d.loops.ticks.Load() >= 10 })
+	d.restart()
+	c.send(whole[5:], masked(pingOp, "and"))
+	c.expectFrame(frame.Pong, "and")
+	if s := d.stats(); s.Received != 1 || s.Lost != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A pong that waits for the end of a frame can be lost with the process. Nothing else is: what comes next is answered.
+func TestPongBehindHalfAFrameAtARestart(t *testing.T) {
+	d := newDynasty(t, 1, patient, &linux)
+	c := d.tcp(4096).join("news")
+	message := strings.Repeat("x", 100_000)
+	d.publish("news", message)
+	d.until("the client is full", func(s Stats) bool { return s.Blocked == 1 })
+	before, _ := d.keep.Table.At(0).Place()
+	c.send(masked(pingOp, "early"))
+	d.until("the ping is taken", func(Stats) bool {
+		p, _ := d.keep.Table.At(0).Place()
+		return p.Received > before.Received
+	})
+	d.restart()
+	c.send(masked(pingOp, "late"))
+	c.expectMessages(message)
+	for pong := ""; pong != "late"; {
+		op, payload := c.frame()
+		if pong = string(payload); op != frame.Pong || pong != "early" && pong != "late" {
+			t.Fatalf("frame %d %q", op, payload)
+		}
+	}
+	d.publish("news", "after")
+	c.expectText("after")
+	if s := d.stats(); s.Lost != 0 || s.Repaired != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Who could not be parked is served as far as it goes, and told; who has not asked yet is answered.
+func TestUnparkedAtARestart(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		d := newDynasty(t, 2, patient, &linux)
+		d.shelf.Refuse(errors.New("no room"))
+		connect := d.tcp
+		if network == "unix" {
+			connect = d.unix
+		}
+		open, gone, silent, full := connect(0).join("news"), connect(0).join("news"), connect(0), connect(4096).join("full")
+		message := strings.Repeat("x", 100_000)
+		d.publish("full", message)
+		d.until("one is full", func(s Stats) bool { return s.Blocked == 1 })
+		gone.Close()
+		d.until("one has gone", func(s Stats) bool { return s.Clients == 3 })
+		d.publish("news", "before")
+		restarted := make(chan struct{})
+		go func() {
+			defer close(restarted)
+			d.restart()
+		}()
+		open.expectText("before")
+		open.expectClose(frame.CloseServiceRestart)
+		open.Close()
+		if got := silent.all(); got != string(new(door).Refuse(503, RestartReason)) {
+			t.Errorf("who has not asked gets %q", got)
+		}
+		silent.Close()
+		full.expectText(message)
+		full.expectClose(frame.CloseServiceRestart)
+		full.Close()
+		<-restarted
+		if s := d.stats(); s.Adopted != 0 || s.Lost != 0 || s.Closed[closeStopped] != 2 {
 			t.Errorf("%+v", s)
 		}
 	}
@@ -341,6 +457,8 @@ func TestAdoptedBelowTheEdge(t *testing.T) {
 }
 
 // Input that was read and is not whole is gone with the process: the client is told, after what is half out.
+//
+// The buffer of the TCP connection is the kernel's, too small for the largest message.
 func TestHeldInputAtARestart(t *testing.T) {
 	config := brisk
 	config.HandshakeTimeout, config.CloseTimeout = patientOfHeld, patientOfHeld
@@ -437,12 +555,18 @@ func (a *assassin) strike() {
 	runtime.Goexit()
 }
 
+func (a *assassin) way() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.how
+}
+
 // guard makes a system in which it lies in wait.
 func (a *assassin) guard() *system {
 	sys := linux
 	around := func(call func()) {
 		now := a.hit()
-		if now && a.how == before {
+		if now && a.way() == before {
 			a.strike()
 		}
 		call()
@@ -452,7 +576,7 @@ func (a *assassin) guard() *system {
 	}
 	sys.send = func(fd int, b []byte) (n int, errno syscall.Errno) {
 		part := b
-		if a.how == half && !bytes.HasPrefix(b, []byte("HTTP")) { // of an answer that is half out nothing is promised
+		if a.way() == half && !bytes.HasPrefix(b, []byte("HTTP")) { // of an answer that is half out nothing is promised
 			a.mu.Lock()
 			if a.after == 1 {
 				part = b[:len(b)/2]

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -78,7 +79,7 @@ func still(t testing.TB, sys *system, clients int) (l *loop, store *msglog.Log, 
 		for _, c := range conns {
 			c.Close()
 		}
-		if err := store.Close(); err != nil {
+		if err := errors.Join(store.Close(), table.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -155,6 +156,18 @@ func TestWakeUps(t *testing.T) {
 		r.publish("news", "y")
 	}
 	all.Wait()
+}
+
+// What a client whose socket is full is to be told is in its record, for an heir to say.
+func TestWhatWaitsIsNoted(t *testing.T) {
+	l, _, _ := still(t, &linux, 1)
+	c := l.slab.at(0)
+	l.blockOn(c)
+	l.close(c, closeSlow, frame.CloseTryAgainLater, SlowReason)
+	p, _ := c.record.Place()
+	if want := len(frame.AppendClose(nil, frame.CloseTryAgainLater, SlowReason)); int(p.Extra) != want || p.Marks != survive.Goodbye|survive.Awaited {
+		t.Errorf("the record has %+v, want %d bytes", p, want)
+	}
 }
 
 // Events of a client that is gone do not reach the one that has its slot now.

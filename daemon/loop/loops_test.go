@@ -401,3 +401,72 @@ func TestTooManyLoops(t *testing.T) {
 	r.publish("news", "hello")
 	c.expectText("hello")
 }
+
+// At the end clients are told one after the other, as it is time for them, and not before they have what the log has.
+func TestGoodbyesAreSpread(t *testing.T) {
+	const clients = 600
+	r := start(t)
+	var conns []*wire
+	for range clients {
+		conns = append(conns, r.pair(0).join("news"))
+	}
+	behind := r.tight(1).join("large")
+	message := strings.Repeat("x", 100_000)
+	r.publish("large", message)
+	r.until("one is behind", func(s Stats) bool { return s.Blocked == 1 })
+	opening := r.pair(0)
+	r.until("one has not asked yet", func(s Stats) bool { return s.Opening == 1 })
+
+	r.stopped = true
+	r.loops.StopAccepting()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	order := &ending{code: frame.CloseGoingAway, reason: "the server stops", deadline: ctx.Done()}
+	r.loops.end(order)
+	if got := opening.all(); got != string(new(door).Refuse(503, "the server stops")) {
+		t.Errorf("who has not asked gets %q", got)
+	}
+	opening.Close()
+	behind.expectText(message)
+	r.until("it has caught up", func(s Stats) bool { return s.Blocked == 0 })
+	r.turned()
+	if s := r.loops.Stats(); s.Closing != 0 || s.Clients != clients+1 {
+		t.Errorf("before it is time: %+v", s)
+	}
+	for _, part := range []uint32{all / 4, all / 2} {
+		was := r.loops.Stats().Closing
+		order.due.Store(part)
+		r.loops.wake()
+		r.until("some are told", func(s Stats) bool { return s.Closing > was })
+		r.turned()
+		if s := r.loops.Stats(); s.Closing >= clients {
+			t.Errorf("at %d of %d: %+v", part, all, s)
+		}
+	}
+	order.due.Store(all)
+	r.loops.wake()
+	for _, c := range append(conns, behind) {
+		c.expectClose(frame.CloseGoingAway)
+		c.Close()
+	}
+	r.loops.wait()
+}
+
+func TestCloseTellsAll(t *testing.T) {
+	r := start(t)
+	var conns []*wire
+	for range 300 {
+		conns = append(conns, r.pair(0).join("news"))
+	}
+	r.stopped = true
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		r.loops.Close(context.Background(), frame.CloseGoingAway, "", 3*pulse)
+	}()
+	for _, c := range conns {
+		c.expectClose(frame.CloseGoingAway)
+		c.Close()
+	}
+	r.mustClose(closed)
+}

@@ -52,7 +52,8 @@ func TestSeekAgainstAList(t *testing.T) {
 				t.Fatal(err)
 			}
 			all = append(all, kept{l.Head(), name})
-			if random.IntN(3) == 0 {
+			// Some way behind, and before an appender would wait for it.
+			if random.IntN(3) == 0 || n%4 == 0 {
 				r.News(nil)
 				r.Release(l.Edge())
 			}

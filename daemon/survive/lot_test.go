@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -503,4 +504,83 @@ func TestCloseAll(t *testing.T) {
 	if s.shelf.Len() != 0 {
 		t.Errorf("%d are still stored", s.shelf.Len())
 	}
+}
+
+// What has just been accepted, and nothing else done with, is there for the next process.
+func TestAdmittedIsParked(t *testing.T) {
+	s := newScene(t)
+	keep := Keep{s.table, s.lot}
+	fd, client := tcpPair(t)
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, errno := keep.Admit(func() (int, syscall.Errno) { return -1, unix.EAGAIN })
+	if errno != unix.EAGAIN {
+		t.Fatal(a, errno)
+	}
+	a, errno = keep.Admit(func() (int, syscall.Errno) { return fd, 0 })
+	if errno != 0 || a.Err != nil || a.Unparked != nil || a.FD != fd {
+		t.Fatal(a, errno)
+	}
+	if a.Slot != 0 {
+		t.Errorf("a record was lost: this is number %d", a.Slot)
+	}
+	s.conns[a.Slot] = &connection{slot: a.Slot, fd: fd, client: client}
+	s.recover()
+	if st := s.table.At(a.Slot).State(); st != Opening {
+		t.Errorf("state %d", st)
+	}
+
+	s.shelf.Refuse(ErrNoRoom)
+	s.crash()
+	s.lot = NewLot(s.shelf, s.table)
+	other, _ := tcpPair(t)
+	a, errno = Keep{s.table, s.lot}.Admit(func() (int, syscall.Errno) { return other, 0 })
+	if errno != 0 || a.Err != nil || a.Unparked != ErrNoRoom {
+		t.Error(a, errno)
+	}
+	if n, why := s.lot.Homeless(); n != 1 || why != ErrNoRoom || s.lot.IsParked(a.Slot) {
+		t.Error(n, why)
+	}
+	s.shelf.Refuse(nil)
+	if n, why := s.lot.House(); n != 0 || why != nil || !s.lot.IsParked(a.Slot) {
+		t.Error(n, why)
+	}
+}
+
+func TestNoRecordLeft(t *testing.T) {
+	table, err := NewTable(1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	keep := Keep{Table: table}
+	for _, full := range []bool{false, true} {
+		fd, _ := tcpPair(t)
+		a, errno := keep.Admit(func() (int, syscall.Errno) { return fd, 0 })
+		if errno != 0 || a.FD != fd || (a.Err == ErrFull) != full {
+			t.Error(a, errno)
+		}
+	}
+}
+
+// Again, a store that has lost something has it.
+func TestStoredAgain(t *testing.T) {
+	s := newScene(t)
+	for range 300 {
+		s.connect(false)
+	}
+	var names []string
+	for _, f := range s.shelf.Next() {
+		names = append(names, f.Name())
+		f.Close()
+	}
+	for _, name := range names {
+		_ = s.shelf.Remove(name)
+	}
+	if err := s.lot.Again(); err != nil {
+		t.Fatal(err)
+	}
+	s.recover()
 }

@@ -125,7 +125,7 @@ func TestDoctor(t *testing.T) {
 		{"no store", limit("[Service]\nFileDescriptorStoreMax=0"), "error",
 			"FileDescriptorStoreMax=0 in /etc/systemd/system/wscast.service.d/50-test.conf"},
 		{"no store, seen by wscastd", limit("[Service]\nFileDescriptorStoreMax = 0"), "error",
-			"clients do not survive a restart: the service manager keeps no descriptors"},
+			"clients do not survive a restart: the descriptor store has no room"},
 		{"small store", limit("[Service]\nFileDescriptorStoreMax=16"), "warning", "FileDescriptorStoreMax=16 in"},
 		{"start limit", limit("[Unit]\nStartLimitIntervalSec=10"), "warning", "StartLimitIntervalSec=10s in"},
 		{"no restart", limit("[Service]\nRestart=on-success"), "warning", "Restart=on-success in"},
