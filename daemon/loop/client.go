@@ -82,7 +82,7 @@ const (
 
 // pending are bytes for one client alone: the answer to its handshake, control frames, the rest of a frame that has
 // left the log. Few clients have any at any time. What a client can make it grow to is bounded: one ping of ours
-// (none is sent while it is blocked), two batches of pongs (mostPongs), one close frame.
+// (none is sent while it is blocked), two batches of pongs (mostPongs), the answers to the commands of one read (mostReplies), one close frame.
 type pending struct {
 	rest  []byte // of a frame that is half out; shared between clients, not to be written
 	bytes []byte // to be sent after rest; perhaps shared too: appending copies

@@ -28,7 +28,8 @@
 // The session of a client lies in extensions of its record.
 //
 // What such a client asks for is carried out, and its answer is where an heir finds it, before the command is taken from
-// the socket (command.go). What clients publish is appended by a goroutine of its own, because a loop must not wait for
+// the socket (command.go). Nothing is carried out while clients are still being taken over: a channel that is made then
+// could take the number of one of theirs. What clients publish is appended by a goroutine of its own, because a loop must not wait for
 // room in the log that it has to make itself (upstream.go).
 //
 // What clients send is dealt with in the same turns, and in portions (patience, turnful): a flood from some delays a

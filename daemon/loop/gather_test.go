@@ -20,6 +20,8 @@ func TestGather(t *testing.T) {
 		sys.sendAll = func(fd int, s [][]byte, v []unix.Iovec) (int, syscall.Errno) { sends.Add(1); return sendAll(fd, s, v) }
 	}))
 	c := r.dial().join("news")
+	r.publish("other", "the first message moves the edge of the log to where it begins")
+	r.turned()
 	before := sends.Load()
 	for _, text := range []string{"one", "two", "three"} {
 		r.publish("news", text)

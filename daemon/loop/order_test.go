@@ -56,6 +56,32 @@ func TestChannelsInTheOrderOfTheLog(t *testing.T) {
 	}
 }
 
+// What comes while a client is turned to what it is to be sent waits for the next time.
+func TestMessagesThatComeMeanwhile(t *testing.T) {
+	r := start(t, loopsOf(1))
+	c := r.dial()
+	c.send(request("json=a,b"))
+	c.expect(upgraded)
+	c.hearReply("subscribed", "a", nil)
+	c.hearReply("subscribed", "b", nil)
+	r.inside(func(l *loop) {
+		r.publish("a", "1")
+		var client *client
+		for i := range l.slab.blocks[0] {
+			if c := &l.slab.blocks[0][i]; c.fd >= 0 && c.fed() {
+				client = c
+			}
+		}
+		to, ok := l.choose(client)
+		r.publish("b", "2")
+		r.publish("a", "3")
+		if !ok || !l.encodeRun(client, to, runBytes) || l.run.Last != 1 || !l.run.More {
+			t.Errorf("%v: %+v", ok, l.run)
+		}
+	})
+	c.hearData("a 1", "b 2", "a 3")
+}
+
 // heard is what a client of some encoding is told: the number that each message has.
 func (w *wire) heard(e encode.Encoding) (n int, err error) {
 	var data string

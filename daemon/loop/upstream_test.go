@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -49,7 +48,7 @@ func TestManyPublishAtOnce(t *testing.T) {
 	entered, release := newSignal(), make(chan struct{})
 	config := patient
 	config.Upstream = true
-	r := start(t, loopsOf(3), with(config), entrance(&door{publish: func(*Upstream) (int, Refusal) {
+	r := start(t, loopsOf(2), with(config), entrance(&door{publish: func(*Upstream) (int, Refusal) {
 		entered.give()
 		<-release
 		return 7, Refusal{}
@@ -62,17 +61,25 @@ func TestManyPublishAtOnce(t *testing.T) {
 		}
 	})
 	var clients []*wire
-	for range mostPosts + 100 {
+	var ofOne, ofTheOther []*wire // loops, to which connections are given in turn
+	for i := range 2 * (mostPosts + 10) {
 		c := r.pair(0)
 		c.send(request("json="))
 		c.expect(upgraded)
-		clients = append(clients, c)
+		if clients = append(clients, c); i%2 == 0 {
+			ofOne = append(ofOne, c)
+		} else {
+			ofTheOther = append(ofTheOther, c)
+		}
 	}
-	for i, c := range clients {
-		c.send(masked(text, fmt.Sprintf(`{"command":"publish","channel":"news","data":"%d"}`, i)))
+	// All places are taken by clients of one loop when those of the other come.
+	for _, clients := range [][]*wire{ofOne, ofTheOther} {
+		for _, c := range clients {
+			c.send(masked(text, `{"command":"publish","channel":"news","data":"x"}`))
+		}
+		entered.wait(t, "the first message")
+		r.turned()
 	}
-	entered.wait(t, "the first message")
-	r.turned()
 	close(release)
 	for _, c := range clients {
 		if s := c.hearReply("published", "news", nil); s.Clients != 7 {

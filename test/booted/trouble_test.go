@@ -112,6 +112,25 @@ func TestStoreThatIsTooSmall(t *testing.T) {
 	}
 }
 
+// A store that gets room while the service runs is used from then on, and holds each thing once.
+func TestStoreThatGetsRoom(t *testing.T) {
+	t.Parallel()
+	m, c := gather(t, booted.WithDropIn("wscast.service", "[Service]\nFileDescriptorStoreMax=3\n"))
+	m.AwaitJournal("wscast.service", "the warning", contains("clients will not survive a restart"))
+	m.DropIn("wscast.service", "")
+	m.AwaitJournal("wscast.service", "the end of it", contains("clients will survive a restart again"))
+	m.Await("wscast.service", "StatusText", func(status string) bool { return !strings.Contains(status, "survive") })
+	if i := info(t, m); i["survival"] != "on" || i["parked"] != fmt.Sprint(few) || i["not_parked"] != "0" {
+		t.Errorf("INFO has %q", i)
+	}
+	m.Systemctl("restart", "wscast.service")
+	c.AwaitMessages(10)
+	kill(m, "")
+	c.AwaitMessages(10)
+	c.Finish()
+	m.AwaitValue("wscast.service", "NFileDescriptorStore", info(t, m)["stored_descriptors"])
+}
+
 // A stop is the end: clients are told, and nothing is left.
 func TestStopLeavesNothing(t *testing.T) {
 	t.Parallel()
@@ -130,6 +149,24 @@ func TestStopLeavesNothing(t *testing.T) {
 	news := harness.Dial(t, m.WebSocketURL("news"))
 	publish(m, "news", "one")
 	news.ExpectText("one")
+}
+
+// Whoever is there when the service stops gets what was published, and then a close frame, and systemd does not have to kill anybody.
+func TestStopServesEverybody(t *testing.T) {
+	const clients = 1000
+	m := booted.Boot(t)
+	c := crowd.Gather(t, "tcp", m.Address(), clients)
+	c.Publish(m.PublishSocket(), crowd.Flow{Publishers: 4, Size: 2000, Window: 400})
+	c.AwaitMessages(50)
+	c.Silence()
+	c.Tolerate(1001)
+	m.Systemctl("stop", "wscast.service")
+	c.AwaitClosed(1001, clients)
+	c.EndedWithAll(1001)
+	for property, want := range map[string]string{"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"} {
+		expectValue(t, m, "wscast.service", property, want) // not "timeout": it ended within TimeoutStopSec=
+	}
+	m.AwaitJournal("wscast.service", "the good-byes", contains(fmt.Sprintf("closing all clients clients=%d code=1001", clients)))
 }
 
 // The kernel counts descriptors in flight against the limit of open files as well, those of a user together: of all machines here, so this test

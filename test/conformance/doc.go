@@ -4,8 +4,8 @@
 // 8 masks and forms of the length, 10 the opening handshake, 11 connections that end in the middle of something.
 //
 // Every case is run with each kind of client that it fits: raw frames, whose messages are dropped or come back as an echo
-// (a channel with upstream = "clients"), wscast.v1.json, all of them over TCP and over a Unix socket, and compressed. A client
-// says good-bye after its case, if it still can: whatever comes up to the end of the connection is judged.
+// (a channel with upstream = "clients"), wscast.v1.json, all of them over TCP and over a Unix socket, and compressed. Raw clients
+// are tried with two daemons: where some may publish, a loop reads all of them in the way of those. A client says good-bye after its case, if it still can: whatever comes up to the end of the connection is judged.
 //
 // The end of the output is a count. A case passes, or is non-strict: the RFC allows what came, and prefers another; or it
 // fails. Both of the latter fail the test.

@@ -243,11 +243,14 @@ type mode struct {
 	echoes   bool // messages of raw frames come back
 	commands bool // wscast.v1.json
 	deflates bool
+	deaf     bool // connects to a daemon whose clients cannot publish at all: its loops drop messages frame by frame
 }
 
 var modes = []*mode{
-	{name: "raw", network: "tcp"},
-	{name: "raw unix", network: "unix"},
+	{name: "raw", network: "tcp", deaf: true},
+	{name: "raw unix", network: "unix", deaf: true},
+	{name: "raw beside echo", network: "tcp"},
+	{name: "raw beside echo, unix", network: "unix"},
 	{name: "echo", network: "tcp", echoes: true},
 	{name: "echo unix", network: "unix", echoes: true},
 	{name: "json", network: "tcp", commands: true},

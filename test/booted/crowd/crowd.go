@@ -55,6 +55,7 @@ type Crowd struct {
 	wanted    int // stayers
 	tolerated map[int]bool
 	closed    map[int]int // stayers that are gone, by close code
+	ends      map[int][]end
 	order     []turn
 	complete  int // turns that every stayer has had
 	judge     sequence
@@ -70,7 +71,12 @@ type Crowd struct {
 	published uint64
 	last      map[uint8]uint64 // acknowledged, by publisher
 	publish   []*ipc.Client
+
+	publishing int // publishers
 }
+
+// end of a stayer.
+type end struct{ client, messages int }
 
 // Passed is how passers have fared.
 type Passed struct {
@@ -115,7 +121,7 @@ func Gather(t testing.TB, network, address string, clients int) *Crowd {
 	t.Helper()
 	c := &Crowd{
 		t: t, epoll: -1, buffer: make([]byte, 1<<18), byFD: map[int32]*client{}, wanted: clients,
-		tolerated: map[int]bool{}, closed: map[int]int{}, judge: sequence{}, last: map[uint8]uint64{}, quiet: true,
+		tolerated: map[int]bool{}, closed: map[int]int{}, ends: map[int][]end{}, judge: sequence{}, last: map[uint8]uint64{}, quiet: true,
 	}
 	if network == "unix" {
 		c.to = &unix.SockaddrUnix{Name: address}
@@ -387,6 +393,7 @@ func (c *Crowd) over(cl *client, err error) {
 			c.fail(fmt.Errorf("client %d, which stays and has %d messages: %w", cl.number, cl.at, err))
 		default:
 			c.closed[closed.code]++
+			c.ends[closed.code] = append(c.ends[closed.code], end{cl.number, cl.at})
 		}
 		is := func(s *client) bool { return s == cl }
 		c.stayers, c.talkers = slices.DeleteFunc(c.stayers, is), slices.DeleteFunc(c.talkers, is)
@@ -602,8 +609,42 @@ func (c *Crowd) Publish(socket string, f Flow) {
 	defer c.mu.Unlock()
 	c.quiet, c.flow = false, f
 	c.publish = make([]*ipc.Client, f.Publishers)
+	c.publishing = f.Publishers
 	for i := range f.Publishers {
-		c.ended.Go(func() { c.publisher(socket, uint8(i)) })
+		c.ended.Go(func() {
+			c.publisher(socket, uint8(i))
+			c.mu.Lock()
+			c.publishing--
+			c.announce()
+			c.mu.Unlock()
+		})
+	}
+}
+
+// Silence stops the publishers, and returns when all that they have published is acknowledged. It may not have come to anybody yet.
+func (c *Crowd) Silence() {
+	c.t.Helper()
+	c.mu.Lock()
+	c.stopped, c.quiet = true, true
+	c.announce()
+	c.mu.Unlock()
+	c.await("the publishers to end", func() bool { return c.publishing == 0 })
+}
+
+// EndedWithAll fails the test unless every stayer that was closed with a tolerated code had got everything that was acknowledged.
+func (c *Crowd) EndedWithAll(code int) {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for publisher, number := range c.last {
+		if got := c.judge[publisher].number; got < number {
+			c.t.Errorf("publisher %d was told of its message %d, and clients got those up to %d", publisher, number, got)
+		}
+	}
+	for _, end := range c.ends[code] {
+		if end.messages != len(c.order) {
+			c.t.Errorf("client %d was closed with %d after %d messages of %d", end.client, code, end.messages, len(c.order))
+		}
 	}
 }
 
