@@ -34,7 +34,8 @@ var imports = map[string][]string{
 	"ipc":                  {},
 	"token":                {},
 	"web":                  {},
-	"bench":                {},
+	"bench":                {"bench/plot"},
+	"bench/plot":           {},
 	"bench/hub":            {},
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"wscast/bench/plot"
 )
 
 // A group is the rows that are measured in one go: a section of the page.
@@ -221,14 +223,14 @@ func (m *measurement) clientSection(ctx context.Context) (*section, error) {
 		if w > 1 {
 			title = fmt.Sprintf("Server CPU per delivery, %d messages in flight", w)
 		}
-		c := &chart{name: fmt.Sprintf("bench-delivery-%d", w), title: title, x: "server", y: "CPU time per delivery, µs", categories: sheets[0].columns}
+		c := &picture{file: fmt.Sprintf("bench-delivery-%d", w), Chart: plot.Chart{Title: title, X: "server", Y: "CPU time per delivery, µs", Categories: sheets[0].columns}}
 		for i, t := range sheets {
 			c.add(names[i], t, func(int) row { return deliveryCPU(w) })
 		}
 		s.charts = append(s.charts, c)
 	}
-	c := &chart{name: "bench-latency", title: fmt.Sprintf("Publish to client, %d clients, %d messages/s", m.clients[0], latencyRate(m.clients[0])),
-		x: "server", y: "time, ms", categories: sheets[0].columns}
+	c := &picture{file: "bench-latency", Chart: plot.Chart{Title: fmt.Sprintf("Publish to client, %d clients, %d messages/s", m.clients[0], latencyRate(m.clients[0])),
+		X: "server", Y: "time, ms", Categories: sheets[0].columns}}
 	c.add("p50", sheets[0], constant(latencyP50))
 	c.add("p99", sheets[0], constant(latencyP99))
 	c.add("last client, p50", sheets[0], constant(latencyLast))
@@ -252,14 +254,14 @@ func (m *measurement) publishSection(ctx context.Context) (*section, error) {
 	}
 	t := &sheet{title: fmt.Sprintf("each publisher with up to %d unanswered", pipeline), columns: m.columns(r),
 		rows: append(rows, othersShare), results: r, bases: []string{redis}}
-	c := &chart{name: "bench-publish", title: "Publishes per second", x: "publishers and clients", y: "publishes/s"}
+	c := &picture{file: "bench-publish", Chart: plot.Chart{Title: "Publishes per second", X: "publishers and clients", Y: "publishes/s"}}
 	for _, a := range phases {
-		c.categories = append(c.categories, a.String())
+		c.Categories = append(c.Categories, a.String())
 	}
 	for _, name := range t.columns {
 		c.addRows(name, t, name, func(i int) row { return phases[i].rate() })
 	}
-	s := &section{charts: []*chart{c}}
+	s := &section{charts: []*picture{c}}
 	return s, s.print(t)
 }
 
@@ -279,12 +281,12 @@ func (m *measurement) nginxSection(ctx context.Context) (*section, error) {
 		sheets = append(sheets, &sheet{title: fmt.Sprintf("%d clients, latency at %d messages/s", n, latencyRate(n)), columns: m.columns(r),
 			rows: clientRows(windows), results: r, bases: []string{floorOne, nchanOne}})
 	}
-	c := &chart{name: "bench-nginx", title: fmt.Sprintf("CPU per delivery behind nginx, all processes, %s", strings.Fields(sheets[0].title)[0]+" clients"),
-		x: "server", y: "CPU time per delivery, µs", categories: sheets[0].columns}
+	c := &picture{file: "bench-nginx", Chart: plot.Chart{Title: fmt.Sprintf("CPU per delivery behind nginx, all processes, %s", strings.Fields(sheets[0].title)[0]+" clients"),
+		X: "server", Y: "CPU time per delivery, µs", Categories: sheets[0].columns}}
 	for _, w := range windows {
 		c.add(fmt.Sprintf("%d in flight", w), sheets[0], constant(deliveryCPU(w)))
 	}
-	s.charts = []*chart{c}
+	s.charts = []*picture{c}
 	return s, s.print(sheets...)
 }
 
@@ -368,11 +370,11 @@ func (m *measurement) growthSection(ctx context.Context) (*section, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &chart{name: "bench-growth", title: "Server CPU per delivery, one message in flight", x: "clients", y: "CPU time per delivery, µs"}
+	c := &picture{file: "bench-growth", Chart: plot.Chart{Title: "Server CPU per delivery, one message in flight", X: "clients", Y: "CPU time per delivery, µs"}}
 	for _, name := range deliveries.columns {
 		c.addRows(name, deliveries, name, func(i int) row { return deliveries.rows[i] }, numbers...)
 	}
-	s := &section{charts: []*chart{c}}
+	s := &section{charts: []*picture{c}}
 	return s, s.print(deliveries, channels, empty)
 }
 
@@ -398,7 +400,7 @@ func (m *measurement) survivalSection(ctx context.Context) (*section, error) {
 		return nil, nil
 	}
 	s := new(section)
-	c := &chart{name: "bench-survival", title: "Longest pause that any client sees", x: "what happens, and to how many clients", y: "pause, ms"}
+	c := &picture{file: "bench-survival", Chart: plot.Chart{Title: "Longest pause that any client sees", X: "what happens, and to how many clients", Y: "pause, ms"}}
 	var sheets []*sheet
 	for _, n := range m.clients {
 		all := map[strike]results{restarted: {}, killed: {}}
@@ -437,17 +439,17 @@ func (m *measurement) survivalSection(ctx context.Context) (*section, error) {
 		for _, what := range []strike{restarted, killed} {
 			t := &sheet{title: fmt.Sprintf("%d clients, %s", n, what), columns: m.columns(all[what]), rows: survivalRows, results: all[what], bases: []string{subject}}
 			sheets = append(sheets, t)
-			c.categories = append(c.categories, fmt.Sprintf("%s, %d", what, n))
+			c.Categories = append(c.Categories, fmt.Sprintf("%s, %d", what, n))
 		}
 	}
 	for _, name := range sheets[0].columns {
-		one := series{name: name}
+		one := plot.Series{Name: name}
 		for i, t := range sheets {
-			one.points = append(one.points, t.point(name, pauseMax, float64(i))...)
+			one.Points = append(one.Points, t.point(name, pauseMax, float64(i))...)
 		}
-		c.series = append(c.series, one)
+		c.Series = append(c.Series, one)
 	}
-	s.charts = []*chart{c}
+	s.charts = []*picture{c}
 	return s, s.print(sheets...)
 }
 
@@ -477,33 +479,33 @@ func (s *section) print(sheets ...*sheet) error {
 func constant(r row) func(int) row { return func(int) row { return r } }
 
 // add adds a series with a point for each category, which are servers.
-func (c *chart) add(name string, t *sheet, of func(int) row) {
-	s := series{name: name}
-	for i, server := range c.categories {
-		s.points = append(s.points, t.point(server, of(i), float64(i))...)
+func (c *picture) add(name string, t *sheet, of func(int) row) {
+	s := plot.Series{Name: name}
+	for i, server := range c.Categories {
+		s.Points = append(s.Points, t.point(server, of(i), float64(i))...)
 	}
-	c.series = append(c.series, s)
+	c.Series = append(c.Series, s)
 }
 
 // addRows adds a series with a point of one server for each category, or each x.
-func (c *chart) addRows(name string, t *sheet, server string, of func(int) row, xs ...int) {
-	s := series{name: name}
-	for i := range max(len(c.categories), len(xs)) {
+func (c *picture) addRows(name string, t *sheet, server string, of func(int) row, xs ...int) {
+	s := plot.Series{Name: name}
+	for i := range max(len(c.Categories), len(xs)) {
 		x := float64(i)
 		if len(xs) > 0 {
 			x = float64(xs[i])
 		}
-		s.points = append(s.points, t.point(server, of(i), x)...)
+		s.Points = append(s.Points, t.point(server, of(i), x)...)
 	}
-	c.series = append(c.series, s)
+	c.Series = append(c.Series, s)
 }
 
 // point is what a chart shows of a figure, or nothing.
-func (t *sheet) point(server string, row row, x float64) []point {
+func (t *sheet) point(server string, row row, x float64) []plot.Point {
 	values := column(t.results[server], row)
 	if len(values) == 0 {
 		return nil
 	}
 	slices.Sort(values)
-	return []point{{x, median(values), values[0], values[len(values)-1]}}
+	return []plot.Point{{X: x, Y: median(values), Low: values[0], High: values[len(values)-1]}}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"wscast/bench/plot"
 )
 
 // page is the document in which the tables are kept, and beside which the charts are.
@@ -14,7 +16,13 @@ const page = "performance.md"
 type section struct {
 	name   string // of its place in the page
 	text   string // tables
-	charts []*chart
+	charts []*picture
+}
+
+// A picture is a chart in a file beside the page.
+type picture struct {
+	file string // without its ending
+	plot.Chart
 }
 
 // keep writes a section into its place in the page in dir, and its charts beside it. The
@@ -31,10 +39,10 @@ func (s *section) keep(dir string) error {
 	}
 	for _, c := range s.charts {
 		var b bytes.Buffer
-		if err := c.svg(&b); err != nil {
+		if err := c.SVG(&b); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, c.name+".svg"), b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, c.file+".svg"), b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}

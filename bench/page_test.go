@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wscast/bench/plot"
 )
 
 func TestSectionIsKeptInItsPlace(t *testing.T) {
@@ -14,7 +16,7 @@ func TestSectionIsKeptInItsPlace(t *testing.T) {
 	if err := os.WriteFile(name, []byte(before), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := &section{name: "one", text: "new\n", charts: []*chart{{name: "bench-one", categories: []string{"a"}}}}
+	s := &section{name: "one", text: "new\n", charts: []*picture{{file: "bench-one", Chart: plot.Chart{Categories: []string{"a"}}}}}
 	for range 2 { // the second time changes nothing
 		if err := s.keep(dir); err != nil {
 			t.Fatal(err)

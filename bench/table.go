@@ -3,10 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"wscast/bench/plot"
 )
 
 // A row is a kind of figure; its text is what the table calls it.
@@ -143,9 +144,9 @@ func summary(values []float64) string {
 	}
 	sorted := slices.Sorted(slices.Values(values))
 	if len(sorted) == 1 {
-		return short(sorted[0])
+		return plot.Short(sorted[0])
 	}
-	return fmt.Sprintf("%s [%s–%s]", short(median(sorted)), short(sorted[0]), short(sorted[len(sorted)-1]))
+	return fmt.Sprintf("%s [%s–%s]", plot.Short(median(sorted)), plot.Short(sorted[0]), plot.Short(sorted[len(sorted)-1]))
 }
 
 func median(sorted []float64) float64 {
@@ -154,17 +155,4 @@ func median(sorted []float64) float64 {
 		return sorted[middle]
 	}
 	return (sorted[middle-1] + sorted[middle]) / 2
-}
-
-// short writes a number with three digits, or without decimals from 100 on.
-func short(v float64) string {
-	switch size := math.Abs(v); {
-	case size >= 99_950:
-		return fmt.Sprintf("%.0fk", v/1000)
-	case size >= 99.95:
-		return fmt.Sprintf("%.0f", v)
-	case size >= 9.995:
-		return fmt.Sprintf("%.1f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
 }

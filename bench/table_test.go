@@ -30,11 +30,3 @@ b                        –
 		t.Fatalf("got %s\nwant %s", got, want)
 	}
 }
-
-func TestShort(t *testing.T) {
-	for v, want := range map[float64]string{0: "0.00", 0.126: "0.13", 9.99: "9.99", 9.996: "10.0", 99.9: "99.9", 99.96: "100", 12345: "12345", 123456: "123k", -12.34: "-12.3"} {
-		if got := short(v); got != want {
-			t.Errorf("short(%v) = %s, want %s", v, got, want)
-		}
-	}
-}

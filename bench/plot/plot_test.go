@@ -1,4 +1,4 @@
-package main
+package plot
 
 import (
 	"encoding/xml"
@@ -48,12 +48,12 @@ func number(t *testing.T, text string) float64 {
 }
 
 func TestBars(t *testing.T) {
-	c := &chart{title: "a < b & c", x: "server", y: "time, µs", categories: []string{"one", "two"}, series: []series{
-		{"first", []point{{0, 5, 4, 6}, {1, 10, 10, 10}}},
-		{"second", []point{{1, 2.5, 2, 3}}}, // and nothing for one
+	c := &Chart{Title: "a < b & c", X: "server", Y: "time, µs", Categories: []string{"one", "two"}, Series: []Series{
+		{"first", []Point{{0, 5, 4, 6}, {1, 10, 10, 10}}},
+		{"second", []Point{{1, 2.5, 2, 3}}}, // and nothing for one
 	}}
 	var b strings.Builder
-	if err := c.svg(&b); err != nil {
+	if err := c.SVG(&b); err != nil {
 		t.Fatal(err)
 	}
 	texts, rects := elements(t, b.String(), "rect")
@@ -66,7 +66,7 @@ func TestBars(t *testing.T) {
 			t.Errorf("the texts %q have no %q", texts, want)
 		}
 	}
-	rects = rects[1+len(c.series):] // behind the paper and the legend
+	rects = rects[1+len(c.Series):] // behind the paper and the legend
 	if len(rects) != 3 {
 		t.Fatalf("there are %d bars, want 3", len(rects))
 	}
@@ -85,11 +85,11 @@ func TestBars(t *testing.T) {
 }
 
 func TestLines(t *testing.T) {
-	c := &chart{title: "growth", x: "clients", y: "CPU, µs", series: []series{
-		{"floor", []point{{100, 4, 4, 4}, {1000, 4, 4, 5}, {10_000, 8, 7, 9}}},
+	c := &Chart{Title: "growth", X: "clients", Y: "CPU, µs", Series: []Series{
+		{"floor", []Point{{100, 4, 4, 4}, {1000, 4, 4, 5}, {10_000, 8, 7, 9}}},
 	}}
 	var b strings.Builder
-	if err := c.svg(&b); err != nil {
+	if err := c.SVG(&b); err != nil {
 		t.Fatal(err)
 	}
 	_, dots := elements(t, b.String(), "circle")
@@ -107,9 +107,9 @@ func TestLines(t *testing.T) {
 }
 
 func TestChartOfNothing(t *testing.T) {
-	c := &chart{categories: []string{"one"}, series: []series{{"zero", []point{{}}}, {"none", nil}}}
+	c := &Chart{Categories: []string{"one"}, Series: []Series{{"zero", []Point{{}}}, {"none", nil}}}
 	var b strings.Builder
-	if err := c.svg(&b); err != nil {
+	if err := c.SVG(&b); err != nil {
 		t.Fatal(err)
 	}
 	if elements(t, b.String(), "rect"); strings.Contains(b.String(), "NaN") || strings.Contains(b.String(), "Inf") {
@@ -121,8 +121,7 @@ func TestTicks(t *testing.T) {
 	for most, want := range map[float64][]float64{
 		0.9: {0, 0.2, 0.4, 0.6, 0.8, 1}, 10: {0, 2, 4, 6, 8, 10}, 11: {0, 2, 4, 6, 8, 10, 12}, 2_600_000: {0, 500_000, 1e6, 1.5e6, 2e6, 2.5e6, 3e6},
 	} {
-		c := &chart{series: []series{{"", []point{{0, most, most, most}}}}}
-		got := c.yAxis().ticks
+		got := ticks(most)
 		same := len(got) == len(want)
 		for i := range min(len(got), len(want)) {
 			same = same && plain(got[i]) == plain(want[i])
@@ -130,5 +129,38 @@ func TestTicks(t *testing.T) {
 		if !same {
 			t.Errorf("up to %v the ticks are %v, want %v", most, got, want)
 		}
+	}
+}
+
+func TestShort(t *testing.T) {
+	for v, want := range map[float64]string{0: "0.00", 0.126: "0.13", 9.99: "9.99", 9.996: "10.0", 99.9: "99.9", 99.96: "100", 12345: "12345", 123456: "123k", -12.34: "-12.3"} {
+		if got := Short(v); got != want {
+			t.Errorf("Short(%v) = %s, want %s", v, got, want)
+		}
+	}
+}
+
+func TestCourse(t *testing.T) {
+	c := &Chart{Course: true, Series: []Series{{"memory", []Point{{X: 0, Y: 1}, {X: 60, Y: 2}, {X: 240, Y: 1}}}}}
+	var b strings.Builder
+	if err := c.SVG(&b); err != nil {
+		t.Fatal(err)
+	}
+	if _, dots := elements(t, b.String(), "circle"); len(dots) != 0 {
+		t.Errorf("there are %d points", len(dots))
+	}
+	_, all := elements(t, b.String(), "polyline")
+	if len(all) != 1 {
+		t.Fatalf("there are %d lines, want 1", len(all))
+	}
+	// The x axis is linear: 60 of 240 is a quarter of the way.
+	points := strings.Fields(all[0]["points"])
+	var x []float64
+	for _, p := range points {
+		before, _, _ := strings.Cut(p, ",")
+		x = append(x, number(t, before))
+	}
+	if len(x) != 3 || x[0] != left || x[2] != right || x[1] < left+(right-left)/4.0-0.1 || x[1] > left+(right-left)/4.0+0.1 {
+		t.Errorf("the points are at %v", x)
 	}
 }
