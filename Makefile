@@ -7,6 +7,7 @@
 # make deb      a package for Debian and Ubuntu, into bin/ (doc/packaging.md)
 # make rpm      a package for Fedora and Enterprise Linux, into bin/
 # make fuzz     every fuzz test for TIME each
+# make soak     restarts, kills, slow clients and a crowd for TIME, on a booted systemd; draws doc/soak-*.svg
 
 VERSION = 0.1.0
 GO ?= go
@@ -35,7 +36,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 TIME = 60s
 
-.PHONY: build run test check bench fuzz install deb rpm clean
+.PHONY: build run test check bench fuzz soak install deb rpm clean
 
 build:
 	$(GOBUILD) -ldflags '$(LDFLAGS) -X wscast/daemon.DefaultPublishSocket=$(SOCKET)' -o bin/wscastd ./cmd/wscastd
@@ -70,6 +71,9 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$test\$$" -fuzztime $(TIME) -fuzzminimizetime 20x $$package || exit 1; \
 		done; \
 	done
+
+soak:
+	cd test && WSCAST_SOAK_TIME=$(TIME) WSCAST_SOAK_FIGURES=$(CURDIR)/doc $(GO) test -v -timeout 0 ./booted -run '^TestSoak$$'
 
 # The one list of installed files.
 install: build

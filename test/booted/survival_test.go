@@ -51,7 +51,7 @@ func adoptions(t *testing.T, m *booted.Machine) (times, adopted, repaired, lost 
 	return times, adopted, repaired, lost
 }
 
-// info is the section Survival of INFO.
+// info is what INFO says, of all sections.
 func info(t *testing.T, m *booted.Machine) map[string]string {
 	t.Helper()
 	c, err := ipc.Dial(m.PublishSocket())
@@ -59,7 +59,7 @@ func info(t *testing.T, m *booted.Machine) map[string]string {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	sections, err := c.Info("survival")
+	sections, err := c.Info()
 	if err != nil {
 		t.Fatal(err)
 	}
