@@ -42,11 +42,12 @@ const (
 // A client is one WebSocket connection of the load process.
 type client struct {
 	order
-	number int
-	path   string // of the request
-	fd     int
-	stage  stage
-	rest   []byte // the front of an answer or of a frame of which the end has not come
+	number  int
+	reading reading
+	path    string // of the request
+	fd      int
+	stage   stage
+	rest    []byte // the front of an answer or of a frame of which the end has not come
 }
 
 // connect starts to connect client number i to a server, and does not wait.
@@ -79,8 +80,7 @@ func (c *client) ask(host string) error {
 	if code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
 		return fmt.Errorf("connect to %s: %w", host, errors.Join(err, syscall.Errno(code)))
 	}
-	request := "GET " + c.path + " HTTP/1.1\r\nHost: " + host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + handshakeKey + "\r\n\r\n"
+	request := "GET " + c.path + " HTTP/1.1\r\nHost: " + host + "\r\n" + c.reading.request()
 	c.stage = asked
 	return c.send([]byte(request))
 }
@@ -103,14 +103,14 @@ func (c *client) close() {
 }
 
 // take takes bytes as they come from the server: first the answer to the handshake, then
-// frames. It calls message for every message. The client is open once the answer is whole.
+// frames or events. It calls message for every message. The client is open once the answer is whole.
 func (c *client) take(data []byte, message func(c *client, payload []byte) error) error {
 	if len(c.rest) > 0 {
 		c.rest = append(c.rest, data...)
 		data = c.rest
 	}
 	if c.stage == asked {
-		n, err := answer(data)
+		n, err := answer(data, c.reading)
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,20 @@ func (c *client) take(data []byte, message func(c *client, payload []byte) error
 			data = data[n:]
 		}
 	}
-	for c.stage == open {
+	for c.stage == open && c.reading.events() {
+		text, n, err := c.reading.splitEvent(data)
+		if err == nil && text != nil {
+			err = message(c, text)
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		data = data[n:]
+	}
+	for c.stage == open && !c.reading.events() {
 		opcode, payload, n, err := split(data)
 		if err != nil {
 			return err
@@ -130,7 +143,9 @@ func (c *client) take(data []byte, message func(c *client, payload []byte) error
 		data = data[n:]
 		switch opcode {
 		case 0x1:
-			err = message(c, payload)
+			if payload, err = c.reading.text(payload); err == nil && payload != nil {
+				err = message(c, payload)
+			}
 		case 0x2:
 			err = errors.New("a text message came as a binary frame")
 		case 0x9:
@@ -150,7 +165,7 @@ func (c *client) take(data []byte, message func(c *client, payload []byte) error
 
 // answer returns the length of the server's answer at the front of b, or 0 when its end has
 // not come.
-func answer(b []byte) (int, error) {
+func answer(b []byte, r reading) (int, error) {
 	end := bytes.Index(b, []byte("\r\n\r\n"))
 	switch {
 	case end < 0 && len(b) > 4096:
@@ -160,7 +175,10 @@ func answer(b []byte) (int, error) {
 	}
 	head := b[:end+2]
 	status, _, _ := bytes.Cut(head, []byte("\r\n"))
-	if !bytes.HasPrefix(status, []byte("HTTP/1.1 101 ")) {
+	if r.events() && bytes.HasPrefix(status, []byte("HTTP/1.1 200 ")) && bytes.Contains(head, []byte("\r\nContent-Type: text/event-stream\r\n")) {
+		return end + 4, nil
+	}
+	if r.events() || !bytes.HasPrefix(status, []byte("HTTP/1.1 101 ")) {
 		return 0, fmt.Errorf("the handshake was answered with %q", status)
 	}
 	if !bytes.Contains(bytes.ToLower(head), bytes.ToLower([]byte("\r\nSec-WebSocket-Accept: "+handshakeAccept+"\r\n"))) {

@@ -68,6 +68,57 @@ func TestClientRefuses(t *testing.T) {
 	}
 }
 
+const goodStream = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\r\nretry: 1500\n\nid: 0-0\n\n"
+
+// envelope is a message as wscast.v1.json has it.
+func envelope(data string) string {
+	return `{"channel":"c","id":"0-1","time":1,"data":"` + data + `"}`
+}
+
+// What clients read, in pieces of any size, are the same messages whatever is around them; and nothing else is taken for one.
+func TestClientReads(t *testing.T) {
+	frame := func(payload string) string {
+		return "\x81\x7e" + string([]byte{byte(len(payload) >> 8), byte(len(payload))}) + payload
+	}
+	for _, test := range []struct {
+		reading
+		data  string
+		wrong string // behind it
+	}{
+		{jsonEnvelopes, goodAnswer + frame(`{"reply":"welcome"}`) + frame(envelope("one")) + frame(envelope("two")), frame(`{"error":"x"}`)},
+		{eventStream, goodStream + "id: 0-1\ndata: one\n\n:\n\nid: 0-2\ndata: two\n\n", "event: incomplete\ndata: c\n\n"},
+		{manyEvents, goodStream + "id: 0-1\ndata: " + envelope("one") + "\n\nid: 0-2\ndata: " + envelope("two") + "\n\n", "id: 0-3\ndata: three\n\n"},
+	} {
+		for size := 1; size <= len(test.data); size++ {
+			c := &client{stage: asked, reading: test.reading}
+			var messages []string
+			note := func(_ *client, payload []byte) error {
+				messages = append(messages, string(payload))
+				return nil
+			}
+			for piece := range slices.Chunk([]byte(test.data), size) {
+				if err := c.take(piece, note); err != nil {
+					t.Fatalf("%s, in pieces of %d: %v", test.reading, size, err)
+				}
+			}
+			if !slices.Equal(messages, []string{"one", "two"}) || len(c.rest) > 0 {
+				t.Fatalf("%s, in pieces of %d: messages %q, rest %q", test.reading, size, messages, c.rest)
+			}
+			if err := c.take([]byte(test.wrong), note); err == nil {
+				t.Fatalf("%s: took %q", test.reading, test.wrong)
+			}
+		}
+		c := &client{stage: asked, reading: test.reading}
+		other := goodStream
+		if test.reading.events() {
+			other = goodAnswer
+		}
+		if err := c.take([]byte(other), nil); err == nil {
+			t.Errorf("%s: took the answer for another kind", test.reading)
+		}
+	}
+}
+
 func TestSourceAddress(t *testing.T) {
 	for i, want := range map[int][4]byte{0: {127, 0, 0, 1}, sourceAddresses - 1: {127, 0, 0, 16}, sourceAddresses: {127, 0, 0, 1}} {
 		if got := sourceAddress(i); got != want {

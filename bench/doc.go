@@ -54,6 +54,9 @@
 // nginx: the first rows with nginx in front of wscastd, configured by the files of etc/nginx, with
 // one worker, to a TCP and to a Unix socket. The CPU time and memory of both are added up. nchan is in nginx.
 //
+// encodings: the delivery, idle and handshake rows of wscastd with clients that read raw frames, the envelopes of
+// wscast.v1.json, server-sent events, and events with envelopes, as multiples of raw frames.
+//
 // growth: CPU per delivery by the number of clients, and by the number of channels over which they are dealt, with
 // one message in flight on each; CPU per publish by the number of channels, without clients.
 //
@@ -63,9 +66,9 @@
 // still due all the time. The pause of a client is the longest time from the moment at which its next message was due
 // until a message came, whatever that had to wait for, the publisher included. The hub and nchan
 // are restarted by the bench, as their units would: the hub with SIGTERM, nginx with SIGQUIT and five seconds of
-// patience. After a kill -9 they are started again 100 ms later, where systemd, with the same RestartSec=, takes up
-// to 250 ms more (the accuracy of its timers, sd_event_add_time(3)). Their clients connect again at once, and after a refusal every
-// 100 ms. What they miss is counted.
+// patience. After a kill -9 they are started again 100 ms later, which is RestartSec= of a unit that does not say it;
+// systemd takes up to 250 ms more (the accuracy of its timers, sd_event_add_time(3)), unless it is 0, as in the unit of wscastd.
+// Their clients connect again at once, and after a refusal every 100 ms. What they miss is counted.
 //
 // # How far to trust a round
 //

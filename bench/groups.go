@@ -26,6 +26,7 @@ var groups = []group{
 	{"clients", []string{"delivery", "latency", "idle", "handshake", "churn"}, "Clients on one channel", (*measurement).clientSection},
 	{"publish", []string{"publish"}, "Publishers", (*measurement).publishSection},
 	{"nginx", []string{"nginx"}, "Behind nginx, the CPU and memory of all processes", (*measurement).nginxSection},
+	{"encodings", []string{"encodings"}, "What clients read: raw frames, wscast.v1.json, event streams", (*measurement).encodingsSection},
 	{"growth", []string{"growth"}, "How cost grows", (*measurement).growthSection},
 	{"survival", []string{"survival"}, "What clients notice of a restart and of a kill -9", (*measurement).survivalSection},
 }
@@ -96,7 +97,6 @@ func (m *measurement) obtain(ctx context.Context, name string) (string, error) {
 // visit measures every chosen server of these names, in every round.
 func (m *measurement) visit(ctx context.Context, rounds int, p plan, names ...string) (results, error) {
 	r := make(results)
-	p.Phase, p.Settle, p.Stall = m.phase, m.settle, 10*time.Second
 	var visited []server
 	for _, s := range m.chosen {
 		if slices.Contains(names, s.name) {
@@ -106,24 +106,33 @@ func (m *measurement) visit(ctx context.Context, rounds int, p plan, names ...st
 	for round := range rounds {
 		for i := range visited {
 			s := visited[(round+i)%len(visited)]
-			// What decides is what others did, and never the figures themselves.
-			var quietest figures
-			for range attempts {
-				f, err := m.once(ctx, s, p, fmt.Sprintf("round %d of %d, %d clients", round+1, rounds, p.Clients))
-				if err != nil {
-					return nil, err
-				}
-				if quietest == nil || f[othersShare] < quietest[othersShare] {
-					quietest = f
-				}
-				if f[othersShare] <= m.quiet {
-					break
-				}
+			f, err := m.quietest(ctx, s, p, fmt.Sprintf("round %d of %d, %d clients", round+1, rounds, p.Clients))
+			if err != nil {
+				return nil, err
 			}
-			r[s.name] = append(r[s.name], quietest)
+			r[s.name] = append(r[s.name], f)
 		}
 	}
 	return r, nil
+}
+
+// quietest measures a server until the machine was quiet meanwhile, or often enough, and returns the figures of the quietest time. What
+// decides is what others did, and never the figures themselves.
+func (m *measurement) quietest(ctx context.Context, s server, p plan, what string) (quietest figures, err error) {
+	p.Phase, p.Settle, p.Stall = m.phase, m.settle, 10*time.Second
+	for range attempts {
+		f, err := m.once(ctx, s, p, what)
+		if err != nil {
+			return nil, err
+		}
+		if quietest == nil || f[othersShare] < quietest[othersShare] {
+			quietest = f
+		}
+		if f[othersShare] <= m.quiet {
+			break
+		}
+	}
+	return quietest, nil
 }
 
 // once starts a server, measures it, and stops it.

@@ -24,6 +24,7 @@ type plan struct {
 	Servers  []int // process ids, whose CPU time and memory are read and added up
 
 	Clients  int
+	Reading  reading       // of all clients
 	Channels int           // of them, over which the clients are dealt in turn; 0 is 1
 	Windows  []int         // numbers of messages in flight, one phase each
 	Rate     int           // messages a second in the latency phase; 0: there is none
@@ -316,11 +317,11 @@ func (l *load) connect(n int) error {
 // comer starts to connect client number i, which is due what is published next.
 func (l *load) comer(i int) (*client, error) {
 	on := i % l.Channels
-	c, err := connect(i, clientPath(on), l.to)
+	c, err := connect(i, l.Reading.target(clientPath(on)), l.to)
 	if err != nil {
 		return nil, fmt.Errorf("client %d: %w", i, err)
 	}
-	c.order = newOrder(uint32(on), 1, l.next)
+	c.order, c.reading = newOrder(uint32(on), 1, l.next), l.Reading
 	for len(l.byFD) <= c.fd {
 		l.byFD = append(l.byFD, nil)
 	}

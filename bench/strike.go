@@ -23,8 +23,8 @@ const (
 	killed    strike = "kill -9"
 )
 
-// pauseBeforeRestart is how long after a crash a server that has no systemd here is started again: as
-// long as systemd/wscast.service waits.
+// pauseBeforeRestart is how long after a crash a server that has no systemd here is started again: what
+// RestartSec= is where a unit says nothing, as those of the others do.
 const pauseBeforeRestart = 100 * time.Millisecond
 
 // A patient is a server that is restarted and killed.

@@ -143,7 +143,7 @@ func (a *auth) admit(r *http.Request, peer loop.Peer) (g *grant, refused []byte)
 
 // admitHeader believes the proxy, which has asked somebody else (auth_request of nginx).
 func (a *auth) admitHeader(r *http.Request, peer loop.Peer) (*grant, []byte) {
-	if addr := peer.Addr(); addr.IsValid() && !slices.ContainsFunc(a.proxies, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+	if addr := peer.Addr(); addr.IsValid() && !a.believes(addr) {
 		return nil, refusal(http.StatusForbidden, fmt.Sprintf("%s is no proxy of auth.proxies", addr))
 	}
 	lines := r.Header.Values(a.Header)

@@ -45,9 +45,13 @@ type WebSocketConfig struct {
 	Origins          []string `toml:"origins"`
 	Greeting         string   `toml:"greeting"`
 	Ping             Duration `toml:"ping"`
+	MaxClients       int      `toml:"max_clients"`
+	MaxPerAddress    int      `toml:"max_per_address"`
+	MaxRequest       Size     `toml:"max_request"`
 	HandshakeTimeout Duration `toml:"handshake_timeout"`
 	CloseTimeout     Duration `toml:"close_timeout"`
 	MaxMessage       Size     `toml:"max_message"`
+	FrameRate        int      `toml:"frame_rate"`
 	Gather           Duration `toml:"gather"`
 	Compression      bool     `toml:"compression"`
 	MaxSubscriptions int      `toml:"max_subscriptions"`
@@ -71,6 +75,7 @@ type PublishConfig struct {
 	Listen          []string `toml:"listen" fixed:"yes"`
 	Mode            Mode     `toml:"mode" fixed:"yes"`
 	MaxMessage      Size     `toml:"max_message"`
+	Memory          Size     `toml:"memory"`
 	MaxConnections  int      `toml:"max_connections" fixed:"yes"`
 	Rate            int      `toml:"rate"`
 	CommandTimeout  Duration `toml:"command_timeout" fixed:"yes"`
@@ -110,6 +115,7 @@ func Defaults() Config {
 			Path:             "/websocket",
 			Origins:          []string{},
 			Ping:             Duration(25 * time.Second),
+			MaxRequest:       8 << 10,
 			HandshakeTimeout: Duration(10 * time.Second),
 			CloseTimeout:     Duration(5 * time.Second),
 			MaxMessage:       4 << 10,
@@ -228,6 +234,8 @@ const (
 	maxGreeting = 4 << 10
 	// maxRate is more than one connection can publish.
 	maxRate = 10_000_000
+	// leastDerived is what publish.memory is at least, if it is 0.
+	leastDerived = 256 << 20
 	// maxPublish is what package ipc takes at most, as Redis does (proto-max-bulk-len).
 	maxPublish = 512 << 20
 	// maxPath is what fits into sun_path with its zero byte (unix(7)).
@@ -262,6 +270,14 @@ func (c *Config) check() *ConfigError {
 	case w.Ping != 0 && impossible(w.Ping):
 		return bad("websocket.ping", w.Ping,
 			"between \"50ms\" and \"1h\", or \"0s\" for no pings; below half the proxy_read_timeout of nginx, which is 60s by default")
+	case w.MaxClients < 0 || w.MaxClients > maxRecords:
+		return bad("websocket.max_clients", w.MaxClients, "clients, at most %d, or 0 for as many as there are descriptors for", maxRecords)
+	case w.MaxPerAddress < 0 || w.MaxPerAddress > maxRecords:
+		return bad("websocket.max_per_address", w.MaxPerAddress, "clients, at most %d, or 0 for any number", maxRecords)
+	case w.MaxRequest < 1<<10 || w.MaxRequest > loop.MaxRequest:
+		return bad("websocket.max_request", w.MaxRequest, "between 1KiB and %s", Size(loop.MaxRequest))
+	case w.FrameRate < 0 || w.FrameRate > maxRate:
+		return bad("websocket.frame_rate", w.FrameRate, "frames in a second, at most %d, or 0 for any number", maxRate)
 	case impossible(w.HandshakeTimeout):
 		return bad("websocket.handshake_timeout", w.HandshakeTimeout, "between \"50ms\" and \"1h\"")
 	case impossible(w.CloseTimeout):
@@ -310,6 +326,9 @@ func (c *Config) check() *ConfigError {
 	case p.MaxMessage < 1 || p.MaxMessage > largest:
 		return bad("publish.max_message", p.MaxMessage, "at most %d bytes: an eighth of log.size, which is %s, less a frame's header, and %s at the most",
 			largest, l.Size, Size(maxPublish))
+	case p.Memory != 0 && (p.Memory < Size(ipc.LeastMemory(int(p.MaxMessage))) || p.Memory > msglog.MaxSize):
+		return bad("publish.memory", p.Memory, "at least %d bytes with this publish.max_message, at most %s, or 0 for four times publish.max_message and at least %s",
+			ipc.LeastMemory(int(p.MaxMessage)), Size(msglog.MaxSize), Size(leastDerived))
 	case d.Loops < 0 || d.Loops > msglog.MaxReaders:
 		return bad("daemon.loops", d.Loops, "between 1 and %d, or 0 for one for each processor", msglog.MaxReaders)
 	}
@@ -405,7 +424,19 @@ func (c *Config) loopConfig() loop.Config {
 		MaxSubscriptions: c.WebSocket.MaxSubscriptions,
 		Upstream:         c.anyUpstream(),
 		UpstreamRate:     c.WebSocket.UpstreamRate,
+		MaxClients:       c.WebSocket.MaxClients,
+		MaxPerAddress:    c.WebSocket.MaxPerAddress,
+		FrameRate:        c.WebSocket.FrameRate,
+		MaxRequest:       int(c.WebSocket.MaxRequest),
 	}
+}
+
+// memory is publish.memory, or what it is when it is 0.
+func (c *PublishConfig) memory() int64 {
+	if c.Memory != 0 {
+		return int64(c.Memory)
+	}
+	return max(leastDerived, 4*int64(c.MaxMessage), ipc.LeastMemory(int(c.MaxMessage)))
 }
 
 // frames is what frames the messages of a channel are to be.

@@ -83,6 +83,7 @@ func New(o Options) (*Daemon, error) {
 		return nil, errors.Join(err, d.sockets.Close())
 	}
 	d.survival, d.store = s, s.log
+	d.handshaker.secret = s.keep.Table.Nonce()
 	d.server = &ipc.Server{
 		Broker: d, Log: o.Log, Version: o.Version,
 		ReplyTimeout: time.Duration(o.Config.Publish.ReplyTimeout), MaxConns: o.Config.Publish.MaxConnections,
@@ -105,6 +106,7 @@ func (d *Daemon) apply(c *Config, rules []ipc.Rule, auth *auth) {
 	level, _ := level(c.Daemon.LogLevel) // check has
 	d.level.Set(level)
 	d.server.SetMaxMessage(int(c.Publish.MaxMessage))
+	d.server.SetMemory(c.Publish.memory())
 	d.server.SetPublishRate(c.Publish.Rate)
 	d.server.SetRules(rules)
 	d.handshaker.configure(c, auth)

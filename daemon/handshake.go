@@ -32,6 +32,7 @@ const DefaultChannel = "default"
 type handshaker struct {
 	demo     bool   // serve the demo page
 	publish  string // socket that it names
+	secret   uint64 // of stands: the connection table's, so that an heir finds the same
 	append   func(*loop.Upstream) (clients int, refusal loop.Refusal)
 	settings atomic.Pointer[handshakeSettings]
 	pool     sync.Pool // of *upgrade
@@ -50,6 +51,8 @@ type handshakeSettings struct {
 
 	compression   bool
 	subscriptions int                         // of one connection
+	addresses     bool                        // where clients come from is asked
+	plain         bool                        // nothing is asked of a client that Plain does not look at
 	upstream      func(channel string) string // Config.upstream
 }
 
@@ -69,6 +72,8 @@ func (h *handshaker) configure(c *Config, a *auth) {
 	s.site.Script = s.script
 	s.upstream, s.compression = c.upstream, c.WebSocket.Compression
 	s.subscriptions = c.WebSocket.MaxSubscriptions
+	s.addresses = c.WebSocket.MaxPerAddress > 0
+	s.plain = a.Method == authNone && !s.addresses && ipc.ValidChannel(s.path) && s.subscriptions > 0
 	welcome := encode.AppendString([]byte(`{"reply":"welcome","greeting":`), []byte(c.WebSocket.Greeting))
 	welcome = fmt.Appendf(welcome, `,"ping":%d,"max_subscriptions":%d}`, time.Duration(c.WebSocket.Ping).Milliseconds(), s.subscriptions)
 	s.welcome = append(frame.AppendHeader(nil, frame.Text, len(welcome)), welcome...)
@@ -104,7 +109,7 @@ func (h *handshaker) Handshake(head []byte, peer loop.Peer) loop.Admission {
 		}
 	}
 	if refused == nil {
-		a.Open = true
+		a.Open, a.From = true, h.from(s, r, peer)
 		return a
 	}
 	if r.Method == http.MethodHead {

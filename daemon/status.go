@@ -57,10 +57,12 @@ func (d *Daemon) Info() []ipc.Section {
 		{Key: "deliveries", Value: count(s.Deliveries)},
 		{Key: "sent_bytes", Value: count(s.Sent)},
 		{Key: "frames_received", Value: count(s.Received)},
+		{Key: "commands_refused", Value: count(s.Rejected)},
 		{Key: "messages_from_clients", Value: count(s.Published)},
 		{Key: "pings", Value: count(s.Pings)},
 		{Key: "handshakes", Value: count(s.Handshakes)},
 		{Key: "requests_refused", Value: count(s.Refused)},
+		{Key: "requests_over_limit", Value: count(s.Turned)},
 		{Key: "timed_out", Value: count(s.TimedOut)},
 		{Key: "slow", Value: count(s.Slow)},
 	}}

@@ -238,6 +238,9 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 		return fmt.Errorf("the last %d processes that took it over crashed within %s", s.failed, trusted)
 	}
 	failpoint.Pass("open.table")
+	var making sync.WaitGroup
+	making.Go(s.keep.Table.MakeRoom) // while the log is looked through
+	defer making.Wait()
 	for i, f := range logs {
 		l, err := msglog.Open(f)
 		if err != nil {

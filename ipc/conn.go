@@ -103,6 +103,7 @@ func newConn(s *Server, sock *net.UnixConn, peer Peer) (*conn, error) {
 		return nil, err
 	}
 	c := &conn{server: s, sock: sock, raw: raw, peer: peer, since: time.Now()}
+	c.in.share.of = &s.memory
 	c.recv, c.send = c.tryRead, c.tryWrite
 	return c, nil
 }

@@ -13,7 +13,8 @@
 //
 // Nothing is kept for a peer that does not read: its commands are not read any further, and after ReplyTimeout
 // it is closed. Input is bounded by the limits in request.go, and what is over them is dropped as it comes; a command that
-// has begun has to become whole in time (due.go), and messages may be held to a rate (pace.go). So no publisher can make the
+// has begun has to become whole in time (due.go) and shares its memory with all others (memory.go), and messages may be held to a
+// rate (pace.go). So no publisher can make the
 // server grow, and none can hold up another one.
 //
 // Who can connect is up to the socket. What a peer may publish and subscribe to beyond that is up to rules (allow.go), by

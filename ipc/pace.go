@@ -45,6 +45,9 @@ func (c *conn) hold() {
 func (c *conn) answer() error {
 	err := c.batch()
 	for err == nil && c.held > 0 {
+		if c.in.pending() {
+			c.server.count.held.Add(1)
+		}
 		if err = c.wait(); err == nil {
 			err = c.batch()
 		}

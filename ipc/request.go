@@ -25,13 +25,16 @@ func (e protocolError) Error() string { return "ERR Protocol error: " + string(e
 
 // skippedError is a command over a limit; it has been read to its end and dropped.
 type skippedError struct {
-	size, limit int
+	size, limit int  // limit 0: there was no memory for it
 	argument    bool // one argument was too long, otherwise the command as a whole
 }
 
 func (e *skippedError) Error() string {
-	if e.argument {
+	switch {
+	case e.argument:
 		return fmt.Sprintf("ERR %d bytes are too long: a message has at most %d (publish.max_message)", e.size, e.limit)
+	case e.limit == 0:
+		return "ERR " + usedUp
 	}
 	return fmt.Sprintf("ERR command too long: more than %d bytes", e.limit)
 }
@@ -49,6 +52,7 @@ var errMore = errors.New("more input is needed")
 //	      '-- a line: inline            (skipping: the bytes are dropped, nothing is recorded)
 type requests struct {
 	buf   *buffer // nil while there is nothing in it
+	share share   // of the server's memory, for buf
 	start int     // of the command in hand
 	at    int     // what has been parsed
 	end   int     // of what has been read
@@ -70,6 +74,33 @@ type span struct{ off, len int32 }
 // next returns the arguments of the next command, at least one; they are valid until the next call or room.
 // maxMessage is the limit for an argument. The error is errMore, a *skippedError (go on), or a protocolError.
 func (q *requests) next(maxMessage int) ([][]byte, error) {
+	args, err := q.parse(maxMessage)
+	if err == errMore && q.buf != nil && q.start == 0 && q.end == len(q.buf.b) {
+		return nil, q.enlarge()
+	}
+	return args, err
+}
+
+// enlarge makes more room for the command in hand. Where the server has no memory for it, it is skipped from here on; an inline one ends the connection.
+func (q *requests) enlarge() error {
+	switch {
+	case q.share.grow(2 * len(q.buf.b)):
+		q.grow(2 * len(q.buf.b))
+	case q.left == 0:
+		return protocolError(usedUp)
+	default:
+		q.skipping, q.skipped = true, skippedError{}
+		if q.size >= 0 {
+			n := min(q.skip, q.end-q.at)
+			q.skip -= n
+			q.at += n
+		}
+		q.start = q.at
+	}
+	return errMore
+}
+
+func (q *requests) parse(maxMessage int) ([][]byte, error) {
 	for q.left == 0 {
 		q.start = q.at
 		if q.at == q.end {
@@ -237,7 +268,7 @@ func (q *requests) room() []byte {
 func (q *requests) read(n int) {
 	full := q.end == 0 && n == len(q.buf.b)
 	q.end += n
-	if full && n < largeBuffer {
+	if full && n < largeBuffer && q.share.grow(largeBuffer) {
 		q.grow(largeBuffer) // fewer system calls for one who sends much
 	}
 }
@@ -268,6 +299,7 @@ func (q *requests) idle() {
 		return
 	}
 	putBuffer(q.buf)
+	q.share.give()
 	q.buf, q.start, q.at, q.end = nil, 0, 0, 0
 	if cap(q.spans) > 64 || cap(q.args) > 64 {
 		q.spans, q.args = nil, nil

@@ -41,6 +41,7 @@ type Server struct {
 	maxMessage  atomic.Int64
 	interval    atomic.Int64 // between two messages of a publisher, in nanoseconds; 0: any
 	rules       atomic.Pointer[[]Rule]
+	memory      memory
 	refusals    refusals
 	started     atomic.Int64 // Unix time of the first Serve or Resume, for uptime
 	subscribers index
@@ -70,7 +71,7 @@ var longAgo = time.Unix(1, 0)
 
 type counts struct {
 	commands, published, again, errors, refused, slow atomic.Uint64
-	denied, unfinished                                atomic.Uint64
+	denied, unfinished, held                          atomic.Uint64
 	datagrams, datagramsDropped                       atomic.Uint64
 }
 
@@ -86,6 +87,9 @@ type Stats struct {
 	Slow             uint64 // connections closed because their answers were not read, or a subscriber fell behind the log
 	Denied           uint64 // messages and subscriptions that no rule allows
 	Unfinished       uint64 // connections closed because a command did not arrive whole
+	Memory           int64  // bytes that hold commands which are not whole, see SetMemory
+	NoMemory         uint64 // commands refused for want of it
+	Held             uint64 // times that a publisher had to wait for SetPublishRate
 	Datagrams        uint64 // received
 	DatagramsDropped uint64 // of them, those too long, with a bad channel or denied
 }
@@ -101,6 +105,9 @@ func (s *Server) Stats() Stats {
 		Slow:             s.count.slow.Load(),
 		Denied:           s.count.denied.Load(),
 		Unfinished:       s.count.unfinished.Load(),
+		Memory:           s.memory.taken.Load(),
+		NoMemory:         s.memory.refused.Load(),
+		Held:             s.count.held.Load(),
 		Datagrams:        s.count.datagrams.Load(),
 		DatagramsDropped: s.count.datagramsDropped.Load(),
 	}

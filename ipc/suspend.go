@@ -259,6 +259,7 @@ func (q *requests) state() inputState {
 func (q *requests) restore(in inputState) {
 	if len(in.bytes) > 0 {
 		q.buf = getBuffer(len(in.bytes))
+		q.share.need(len(q.buf.b))
 		q.end = copy(q.buf.b, in.bytes)
 	}
 	if in.skipping {

@@ -3,7 +3,9 @@ package web
 import (
 	"bytes"
 	"compress/gzip"
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -129,5 +131,59 @@ func TestClientIsSmall(t *testing.T) {
 	}
 	if _, ok := Client("", ""); ok {
 		t.Error("it is served although it is off")
+	}
+}
+
+// wscast.d.ts and wscast.js have the same members, and the module exports what the types say.
+func TestTypesAreThoseOfTheClient(t *testing.T) {
+	b, err := os.ReadFile("wscast.d.ts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types, script := regexp.MustCompile(`(?s)/\*\*.*?\*/`).ReplaceAllString(string(b), ""), string(clientSource)
+	names := func(in, pattern string) (all []string) {
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(in, -1) {
+			all = append(all, m[1:]...)
+		}
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	members := func(name string) []string {
+		_, body, ok := strings.Cut(types, "interface "+name+" {")
+		body, _, ended := strings.Cut(body, "\n}")
+		if !ok || !ended {
+			t.Fatalf("the types have no interface %s", name)
+		}
+		return names(body, `(?m)^  (?:readonly )?(\w+)[?(:]`)
+	}
+	between := func(from, to string) string {
+		_, rest, ok := strings.Cut(script, from)
+		rest, _, ended := strings.Cut(rest, to)
+		if !ok || !ended {
+			t.Fatalf("wscast.js has no %q: this test no longer sees how it is written", from)
+		}
+		return rest
+	}
+	class := between("class Connection {", "\n  globalThis")
+	connection := append(names(class, `(?m)^    (?:async )?([a-z]\w*)\(.*\{`), names(class, `(?m)^    (state) = .*; (reason) = `)...)
+	connection = append(connection, names(class, `this\.(onstate) = `)...)
+	connection = slices.DeleteFunc(connection, func(name string) bool { return name == "constructor" })
+	slices.Sort(connection)
+	options := append(names(class, `this\.#o\.(\w+)`), names(class, `\{ (token), (sse) \} = this`)...)
+	slices.Sort(options)
+	for _, c := range []struct {
+		name      string
+		said, are []string
+	}{
+		{"Connection", members("Connection"), connection},
+		{"Options", members("Options"), slices.Compact(options)},
+		{"Message", members("Message"), names(between("const message = {", "}"), `(\w+):`)},
+		{"Subscription", members("Subscription"), []string{"channel", "close", "id"}},
+		{"SubscribeOptions", members("SubscribeOptions"), names(class, `\bs\.(id|since|onincomplete|onerror)\b`)},
+		{"the module", names(types, `export function (\w+)`), names(string(clientModule), `export const (\w+)`)},
+	} {
+		if len(c.said) == 0 || !slices.Equal(c.said, c.are) {
+			t.Errorf("%s: wscast.d.ts has %q, wscast.js has %q", c.name, c.said, c.are)
+		}
 	}
 }

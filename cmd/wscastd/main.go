@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"wscast/daemon"
 )
@@ -26,10 +27,19 @@ const (
 	exitConfiguration = 78
 )
 
+// leastLife is how long a service that fails lives at the least. The unit starts it again at once, since a crash is not to
+// cost clients more than it must; this keeps one that cannot start from keeping the machine busy.
+const leastLife = 250 * time.Millisecond
+
 func main() {
+	began := time.Now()
 	err := run(os.Args[1:], os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "wscastd:", err)
+		if os.Getenv("NOTIFY_SOCKET") != "" {
+			signal.Reset() // a stop does not wait
+			time.Sleep(time.Until(began.Add(leastLife)))
+		}
 	}
 	os.Exit(exitCode(err))
 }

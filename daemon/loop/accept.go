@@ -92,19 +92,21 @@ func (g *Loops) accept(ln *listener) {
 	fruitless := 0 // calls of accept in a row that gave neither a connection nor EAGAIN
 	arrivals := make([]newcomer, 0, burst)
 	defer func() { _ = ln.file.SetReadDeadline(time.Time{}) }() // the socket is left as it came
-	for {
-		var errno syscall.Errno
-		arrivals = arrivals[:0]
-		err := ln.raw.Read(func(listener uintptr) bool {
-			for len(arrivals) < burst {
-				var a survive.Admitted
-				if a, errno = g.admit(int(listener)); errno != 0 {
-					break
-				}
-				arrivals = append(arrivals, newcomer{Admitted: a, uncounted: ln.uncounted})
+	var errno syscall.Errno
+	take := func(listener uintptr) bool {
+		for len(arrivals) < burst {
+			var a survive.Admitted
+			if a, errno = g.admit(int(listener)); errno != 0 {
+				break
 			}
-			return len(arrivals) > 0 || errno != unix.EAGAIN
-		})
+			arrivals = append(arrivals, newcomer{Admitted: a, uncounted: ln.uncounted})
+		}
+		return len(arrivals) > 0 || errno != unix.EAGAIN
+	}
+	for {
+		errno = 0
+		arrivals = arrivals[:0]
+		err := ln.raw.Read(take)
 		for _, n := range arrivals {
 			g.add(n)
 		}

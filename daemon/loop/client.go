@@ -2,6 +2,7 @@ package loop
 
 import (
 	"net/http"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,6 @@ type client struct {
 	// one after it, base the bytes that had been written to the socket before that one. in is where it stands in what
 	// it sends us, received how many bytes of it are done with. record has what an heir needs to know of that (stand).
 	off      uint32
-	slotted  uint32 // slot of the record
 	cursor   uint64
 	base     uint64
 	in       frame.Parser
@@ -54,8 +54,9 @@ type client struct {
 	member uint32 // index in subs.members while it is open
 	block  int32  // index in loop.blocked plus 1, 0: not blocked
 
-	state state
-	flags flags
+	slotted uint32 // slot of the record
+	flags   flags
+	state   state
 }
 
 type state uint8
@@ -78,6 +79,7 @@ const (
 	awaited                     // closing: their close frame is to come
 	overflown                   // what is pending is in an extension of the record
 	uncounted                   // a Unix-domain socket, of which the kernel does not count the bytes
+	resident                    // it has a place in Loops.population
 )
 
 // pending are bytes for one client alone: the answer to its handshake, control frames, the rest of a frame that has
@@ -209,8 +211,8 @@ const (
 )
 
 // join makes an open client of one whose handshake is answered, or which comes without one.
-func (l *loop) join(c *client, channel string) error {
-	ch, cursor, err := l.reader.Join([]byte(channel))
+func (l *loop) join(c *client, channel []byte) error {
+	ch, cursor, err := l.reader.Join(channel)
 	if err != nil {
 		return err
 	}
@@ -222,6 +224,9 @@ func (l *loop) join(c *client, channel string) error {
 func (l *loop) enrol(c *client, ch *msglog.Channel, cursor uint64) {
 	subs := l.subscribersOf(ch)
 	c.subs, c.cursor, c.member = subs, cursor, uint32(len(subs.members))
+	if n := len(subs.members); n == cap(subs.members) && n >= 256 { // append's steps are smaller, and would leave more behind
+		subs.members = slices.Grow(subs.members, n)
+	}
 	subs.members = append(subs.members, c)
 	if c.session != nil {
 		l.group.presence.count(ch.Name(), c.session.grant, 1)
@@ -283,6 +288,7 @@ func (l *loop) setState(c *client, s state) {
 		l.count.Opening--
 	}
 	if s == closing {
+		l.moveOut(c)
 		l.count.Closing++
 		if c.state == open { // else the record stays in opening: with nothing of the answer out it can be given once more
 			c.record.SetState(survive.Closing)
@@ -297,7 +303,9 @@ func (l *loop) close(c *client, class int, code uint16, reason string) {
 	l.setState(c, closing)
 	c.heard = l.tick
 	l.count.Closed[class]++
-	l.log.Debug("client closed", "client", c.slot, "channel", c.channel(), "code", code, "reason", reason)
+	if l.debugs() {
+		l.log.Debug("client closed", "client", c.slot, "channel", c.channel(), "code", code, "reason", reason)
+	}
 	l.dropPong(c) // nobody waits for it any more
 	failpoint.Pass("close.begun")
 	if !c.encoding().WebSocket() {
@@ -335,10 +343,14 @@ func (l *loop) drop(c *client, why string) {
 	case open:
 		l.leave(c)
 		l.count.Closed[closeAbnormal]++
-		l.log.Debug("client gone", "client", c.slot, "channel", c.channel(), "why", why)
+		if l.debugs() {
+			l.log.Debug("client gone", "client", c.slot, "channel", c.channel(), "why", why)
+		}
 	case closing:
 		l.count.Closing--
 	}
+	l.moveOut(c)
+	delete(l.talkers, c.slot)
 	l.count.Clients--
 	if c.block != 0 {
 		l.unlist(c)

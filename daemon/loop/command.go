@@ -86,7 +86,7 @@ func (l *loop) commands(c *client) {
 	var late *frame.Frame // a ping behind so many others that only the last one is answered
 	var message *post
 	class, bye := 0, (*frame.Error)(nil)
-	parser, used, parsed, whole := c.in, 0, 0, 0
+	parser, used, parsed, whole, frames := c.in, 0, 0, 0, 0
 	l.message = l.message[:0]
 	for parsed < n && bye == nil && message == nil && whole < commandsAtOnce && len(replies) < mostReplies {
 		f, size, err := l.parse(c, &parser, l.scratch[parsed:n])
@@ -96,6 +96,10 @@ func (l *loop) commands(c *client) {
 		}
 		if size == 0 {
 			break
+		}
+		if end := c.received + uint64(parsed+size); end > s.framed {
+			s.framed = end
+			frames++
 		}
 		switch {
 		case f.Op == frame.Ping:
@@ -130,7 +134,7 @@ func (l *loop) commands(c *client) {
 			}
 			if !c.commanding() {
 				message, bye = l.spoken(c, what, f.Message)
-				class = closeFailed
+				class = closeTooFast
 			} else {
 				replies, message = l.carryOut(c, what, replies)
 			}
@@ -153,6 +157,9 @@ func (l *loop) commands(c *client) {
 		if parser.State == 0 && size > 0 {
 			used = parsed // a message of several frames is done with as a whole
 		}
+	}
+	if class != closeFailed && l.crowded(c, frames) {
+		class, bye, message = closeTooFast, errTooManyFrames, nil
 	}
 	if late != nil {
 		pongs = frame.AppendPong(pongs, late.Payload)
@@ -262,7 +269,7 @@ func (l *loop) ignore(c *client) {
 func (l *loop) carryOut(c *client, what, to []byte) ([]byte, *post) {
 	m, refusal := parseCommand(what)
 	if refusal != (Refusal{}) {
-		return appendRefusal(to, m.Ref, refusal), nil
+		return l.refuseCommand(to, m.Ref, refusal), nil
 	}
 	switch m.Command {
 	case "ping":
@@ -271,12 +278,12 @@ func (l *loop) carryOut(c *client, what, to []byte) ([]byte, *post) {
 	case "publish":
 		p, refusal := l.commandPublish(c, &m)
 		if p == nil {
-			to = appendRefusal(to, m.Ref, refusal)
+			to = l.refuseCommand(to, m.Ref, refusal)
 		}
 		return to, p
 	}
 	if refusal := l.host.May(c.session.grant, m.Channel); refusal != (Refusal{}) && !(m.Command == "unsubscribe" && l.subscribedTo(c, m.Channel)) {
-		return appendRefusal(to, m.Ref, refusal), nil
+		return l.refuseCommand(to, m.Ref, refusal), nil
 	}
 	switch m.Command {
 	case "subscribe":
@@ -341,16 +348,16 @@ func (l *loop) commandPublish(c *client, m *command) (*post, Refusal) {
 func (l *loop) commandSubscribe(c *client, m *command, to []byte) []byte {
 	start, err := StartAt(m.Channel, m.LastEventID, m.Since)
 	if err != nil {
-		return appendRefusal(to, m.Ref, Refusal{"bad_command", err.Error()})
+		return l.refuseCommand(to, m.Ref, Refusal{"bad_command", err.Error()})
 	}
 	if len(c.session.subs) >= l.config.MaxSubscriptions && !l.subscribedTo(c, m.Channel) {
-		return appendRefusal(to, m.Ref, Refusal{"too_many_subscriptions",
+		return l.refuseCommand(to, m.Ref, Refusal{"too_many_subscriptions",
 			fmt.Sprintf("a connection can have %d subscriptions: unsubscribe from others first", l.config.MaxSubscriptions)})
 	}
 	head := l.store.Linked() // before: the client is told of all that comes after it
 	sub, complete, err := l.subscribe(c, &start, true, head)
 	if err != nil {
-		return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
+		return l.refuseCommand(to, m.Ref, Refusal{"unavailable", err.Error()})
 	}
 	return l.subscribed(to, &start, head, sub, complete, m.Ref)
 }
@@ -376,11 +383,11 @@ func (l *loop) subscribed(to []byte, start *Start, head uint64, sub *subscriptio
 
 func (l *loop) commandHistory(c *client, m *command, to []byte) []byte {
 	if len(c.session.subs) >= l.config.MaxSubscriptions {
-		return appendRefusal(to, m.Ref, Refusal{"too_many_subscriptions", "unsubscribe from others first"})
+		return l.refuseCommand(to, m.Ref, Refusal{"too_many_subscriptions", "unsubscribe from others first"})
 	}
 	ch, _, err := l.reader.Join([]byte(m.Channel))
 	if err != nil {
-		return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
+		return l.refuseCommand(to, m.Ref, Refusal{"unavailable", err.Error()})
 	}
 	defer l.left(l.subscribersOf(ch))
 	last := min(m.Last, mostHistory)
@@ -397,7 +404,7 @@ func (l *loop) commandHistory(c *client, m *command, to []byte) []byte {
 	complete = complete && (m.Last == last || count < last)
 	if count > 0 {
 		if err := l.replay(c, ch, cursor, until); err != nil {
-			return appendRefusal(to, m.Ref, Refusal{"unavailable", err.Error()})
+			return l.refuseCommand(to, m.Ref, Refusal{"unavailable", err.Error()})
 		}
 	}
 	return appendReply(to, "history", m.Ref, m.Channel, fmt.Sprintf(`,"messages":%d,"complete":%t`, count, complete))
@@ -438,6 +445,12 @@ func appendReply(to []byte, reply string, ref json.RawMessage, channel, rest str
 
 // mostSentence is how many bytes of what is wrong are said: it can have a piece of the command in it.
 const mostSentence = 300
+
+// refuseCommand appends the answer to a command that is not carried out.
+func (l *loop) refuseCommand(to []byte, ref json.RawMessage, r Refusal) []byte {
+	l.count.Rejected++
+	return appendRefusal(to, ref, r)
+}
 
 func appendRefusal(to []byte, ref json.RawMessage, r Refusal) []byte {
 	b := append(make([]byte, 0, 256), `{"error":"`+r.Code+`"`...)

@@ -220,7 +220,20 @@ func (l *loop) flush(c *client) {
 
 // say sends bytes to one client alone, as soon as no frame is half out.
 func (l *loop) say(c *client, b []byte) {
-	l.sayAs(c, b, false)
+	if c.pending != nil || c.block != 0 {
+		l.sayAs(c, b, false)
+		return
+	}
+	// Nearly always all of it goes out at once: nothing is allocated for that. Nobody is said anything while this is on its way.
+	gen := c.gen
+	l.spare = pending{bytes: b, pong: -1}
+	c.pending = &l.spare
+	l.flush(c)
+	if c.gen == gen && c.pending == &l.spare {
+		left := l.spare
+		c.pending = &left
+	}
+	l.spare = pending{}
 }
 
 // sayAs is say for pongs, too. Pongs that still wait are replaced by newer ones: the newest ping is the one to answer

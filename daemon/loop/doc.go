@@ -1,7 +1,7 @@
 // Package loop has the event loops: each serves its share of the clients from the log.
 //
 // A loop is one goroutine with an epoll instance over raw non-blocking sockets. It owns its clients altogether: their
-// structures are touched by no other goroutine and need no lock. A client is 112 bytes, a record of 256 in the
+// structures are touched by no other goroutine and need no lock. A client is 104 bytes, a record of 256 in the
 // connection table, and a socket; it has no goroutine, no timer, no buffer, and no queue: what it has not been sent yet
 // is in the log, behind its cursor.
 //
@@ -69,5 +69,6 @@
 // # Locks
 //
 // loop.mu guards what others leave for the loop (newcomers, orders, the count of clients shown to others). It is never
-// held during a system call. loop.wake is called under locks of the log and takes none.
+// held during a system call. loop.wake is called under locks of the log and takes none. The locks of presence and of
+// population, which all loops share, are taken for a few instructions, with no other one held, when a client comes or goes.
 package loop

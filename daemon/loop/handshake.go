@@ -2,8 +2,11 @@ package loop
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,14 +17,21 @@ import (
 	"wscast/daemon/survive"
 )
 
-// MaxHead is the largest request head, in bytes. nginx's own limit for what it passes on is 8 KiB by default.
-const MaxHead = 8 << 10
+const (
+	// MaxRequest is the largest Config.MaxRequest: heads are peeked as a whole, as frames are.
+	MaxRequest = 32 << 10
+	// defaultRequest is nginx's own limit for a line of a request.
+	defaultRequest = 8 << 10
+)
 
 // Handshaker judges requests. Its methods are called by all loops at the same time.
 type Handshaker interface {
 	// Handshake returns what to answer to a request, given its head with the empty line at its end. head is only valid during
 	// the call.
 	Handshake(head []byte, peer Peer) Admission
+	// Plain is Handshake for requests like nearly all, which it answers with an upgrade to raw frames of one channel, from now on. It appends the answer to room, and
+	// returns a nil channel for every other request. The channel is part of head, and must not be written.
+	Plain(head, room []byte) (answer, channel []byte)
 	// Refuse returns the answer to a request that cannot be served, with one line that says why.
 	Refuse(status int, line string) []byte
 	// May tells why a client with that grant, nil for none, may not subscribe to a channel; the zero Refusal: it may.
@@ -56,6 +66,7 @@ type Admission struct {
 	Encoding encode.Encoding // how it reads messages
 	Channels []Start         // with encode.Raw there is one
 	Grant    Grant           // nil: none
+	From     uint32          // stands for the address that it comes from, for Config.MaxPerAddress; 0: not known, or there is no limit
 }
 
 // plain tells whether it is a client like nearly all.
@@ -85,7 +96,7 @@ var endOfHead = []byte("\r\n\r\n")
 // handshake answers the request of a client when it is there as a whole. It stays in the socket until it is answered,
 // so that a process that comes after us can answer it if we die.
 func (l *loop) handshake(c *client) {
-	n, errno := l.sys.peek(int(c.fd), l.scratch[:MaxHead])
+	n, errno := l.sys.peek(int(c.fd), l.scratch[:l.config.maxRequest()])
 	switch {
 	case errno == unix.EAGAIN:
 		return
@@ -95,30 +106,20 @@ func (l *loop) handshake(c *client) {
 	}
 	size := bytes.Index(l.scratch[:n], endOfHead)
 	if size < 0 {
-		if n == MaxHead {
-			l.refuse(c, http.StatusRequestHeaderFieldsTooLarge, "the request head has more than 8192 bytes")
+		if most := l.config.maxRequest(); n == most {
+			l.refuse(c, http.StatusRequestHeaderFieldsTooLarge, "the request head has more than "+strconv.Itoa(most)+" bytes")
 		}
 		return
 	}
 	size += len(endOfHead)
-	a := l.host.Handshake(l.scratch[:size], Peer(c.fd))
-	answer := a.Answer
-	if !a.Open {
-		l.reply(c, answer)
-		return
-	}
-	if a.plain() {
-		if err := l.join(c, a.Channels[0].Channel); err != nil {
-			l.refuse(c, http.StatusServiceUnavailable, err.Error())
+	answer, channel := l.host.Plain(l.scratch[:size], l.welcome[:0])
+	if channel != nil {
+		l.welcome = answer
+		if !l.letIn(c, channel, 0) {
 			return
 		}
-	} else if more, status, err := l.admit(c, &a); err != nil {
-		c.session = nil
-		c.record.SetKind(0)
-		l.refuse(c, status, err.Error())
+	} else if answer = l.judge(c, l.scratch[:size]); answer == nil {
 		return
-	} else {
-		answer = append(answer[:len(answer):len(answer)], more...)
 	}
 	// From here on an heir knows what the answer is worth: with none of it out the request is still in the socket, with
 	// all of it the client is open. Nothing of the answer itself is kept: it goes out in one piece.
@@ -129,19 +130,67 @@ func (l *loop) handshake(c *client) {
 	}
 	c.record.Answer(id, survive.Place{Cursor: c.cursor, Base: uint64(len(answer)), Received: c.received})
 	l.count.Handshakes++
-	l.log.Debug("client open", "client", c.slot, "channel", c.channel())
+	if l.debugs() {
+		l.log.Debug("client open", "client", c.slot, "channel", c.channel())
+	}
 	gen := c.gen
 	failpoint.Pass("answer.noted")
 	if l.say(c, answer); c.gen != gen {
 		return
 	}
+	if c.pending != nil {
+		c.pending.bytes = bytes.Clone(c.pending.bytes) // l.welcome is the next one's
+	}
 	failpoint.Pass("answer.sent")
 	l.consume(c, size)
 	failpoint.Pass("answer.consumed")
-	if n > size || n == MaxHead {
+	if n > size || n == l.config.maxRequest() {
 		l.read(c) // frames came with the request, or may have come: epoll has told of them already
 	}
 }
+
+// judge has the Handshaker judge a request, and opens the client or refuses it. The answer is nil for one that was refused.
+func (l *loop) judge(c *client, head []byte) (answer []byte) {
+	a := l.host.Handshake(head, Peer(c.fd))
+	if !a.Open {
+		l.reply(c, a.Answer)
+		return nil
+	}
+	if a.plain() {
+		if !l.letIn(c, []byte(a.Channels[0].Channel), a.From) {
+			return nil
+		}
+		return a.Answer
+	}
+	if no := l.settleIn(c, a.From); no != nil {
+		l.refuse(c, no.status, no.line)
+		return nil
+	}
+	more, status, err := l.admit(c, &a)
+	if err != nil {
+		c.session = nil
+		c.record.SetKind(0)
+		l.refuse(c, status, err.Error())
+		return nil
+	}
+	return append(a.Answer[:len(a.Answer):len(a.Answer)], more...)
+}
+
+// letIn opens a client like nearly all, or refuses it for want of room.
+func (l *loop) letIn(c *client, channel []byte, from uint32) bool {
+	if no := l.settleIn(c, from); no != nil {
+		l.refuse(c, no.status, no.line)
+		return false
+	}
+	if err := l.join(c, channel); err != nil {
+		l.refuse(c, http.StatusServiceUnavailable, err.Error())
+		return false
+	}
+	return true
+}
+
+// debugs: what is logged would be made in any case, by hundreds of bytes for each client.
+func (l *loop) debugs() bool { return l.log.Enabled(context.Background(), slog.LevelDebug) }
 
 // reply ends a connection with an HTTP answer. The request, and whatever comes after it, is discarded.
 func (l *loop) reply(c *client, answer []byte) {

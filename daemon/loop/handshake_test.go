@@ -77,7 +77,7 @@ func TestLargestRequest(t *testing.T) {
 	r := start(t)
 	c := r.dial()
 	head := "GET /news HTTP/1.1\r\nX: "
-	c.send(head, strings.Repeat("x", MaxHead-len(head)-4), "\r\n\r\n", masked(pingOp, ""))
+	c.send(head, strings.Repeat("x", defaultRequest-len(head)-4), "\r\n\r\n", masked(pingOp, ""))
 	c.expect(upgraded)
 	c.expectFrame(frame.Pong, "")
 }
@@ -87,7 +87,7 @@ func TestRequestTooLarge(t *testing.T) {
 		r := start(t)
 		c := connect(r)
 		// More than is looked at: what is not read must not reset the connection.
-		c.send("GET /news HTTP/1.1\r\nX: ", strings.Repeat("x", 5*MaxHead))
+		c.send("GET /news HTTP/1.1\r\nX: ", strings.Repeat("x", 5*defaultRequest))
 		c.expect("HTTP/1.1 431\r\n\r\nthe request head has more than 8192 bytes\n")
 		c.expectEnd()
 		c.Close()

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"wscast/daemon/encode"
 	"wscast/daemon/failpoint"
 	"wscast/daemon/frame"
@@ -125,10 +123,8 @@ func (g *Loops) adopt(found []survive.Found, unanswered bool) (left []survive.Fo
 	all.Add(len(found))
 	for i := range found {
 		f := &found[i]
-		domain, err := unix.GetsockoptInt(f.FD, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		g.add(newcomer{
-			Admitted: survive.Admitted{FD: f.FD, Slot: f.Slot}, uncounted: err == nil && domain == unix.AF_UNIX,
-			adopted: true, unanswered: unanswered, settled: func(is bool) {
+			Admitted: survive.Admitted{FD: f.FD, Slot: f.Slot}, adopted: true, unanswered: unanswered, settled: func(is bool) {
 				if !is {
 					mu.Lock()
 					left = append(left, *f)
@@ -154,6 +150,7 @@ func (l *loop) adopt(n newcomer) {
 		l.show() // whoever waits for it reads the figures then
 		n.settled(true)
 	}()
+	n.uncounted = s.Uncounted
 	c := l.enter(n)
 	if c == nil {
 		l.count.Lost++
@@ -182,6 +179,8 @@ func (l *loop) adopt(n newcomer) {
 		l.farewell(c)
 		return
 	}
+	c.flags |= resident
+	l.group.population.add(l.keep.Table.Address(n.Slot))
 	if err := l.inherit(c, &s); err != nil {
 		l.lose(c, err)
 		return
@@ -407,14 +406,22 @@ func (g *Loops) Suspend(ctx context.Context) {
 	stop := context.AfterFunc(ctx, g.wake)
 	defer stop()
 	g.wait()
-	// Not before all loops are at their end: one that is not may still park the clients of others anew.
+	// Not before all loops are at their end: one that is not may still park the clients of others anew. The next process
+	// is waiting for this one to be gone, so all of them do it at once.
+	var closing sync.WaitGroup
 	for _, l := range g.loops {
-		for _, block := range l.slab.blocks {
-			for i := range block {
-				if c := &block[i]; c.fd >= 0 {
-					failpoint.Pass("suspend.closing")
-					_ = l.sys.close(int(c.fd)) // and nothing else: it stays open where it is parked
-				}
+		closing.Go(l.abandon)
+	}
+	closing.Wait()
+}
+
+// abandon closes the descriptors of all clients, and nothing else: they stay open where they are parked.
+func (l *loop) abandon() {
+	for _, block := range l.slab.blocks {
+		for i := range block {
+			if c := &block[i]; c.fd >= 0 {
+				failpoint.Pass("suspend.closing")
+				_ = l.sys.close(int(c.fd))
 			}
 		}
 	}

@@ -47,7 +47,7 @@ func (l *loop) input(c *client) {
 		// pongs are sent, and a good-bye is said, when what was parsed is no longer needed.
 		var pongs []byte
 		class, bye := 0, (*frame.Error)(nil)
-		used := 0
+		used, frames := 0, 0
 		talks := false // there is a message, and clients may publish
 		for used < n && bye == nil && !talks {
 			state := c.in
@@ -60,11 +60,13 @@ func (l *loop) input(c *client) {
 				break
 			}
 			used += size
+			frames++
 			switch {
 			case f.Message != 0:
 				if l.config.Upstream && state.State == 0 && c.state == open {
 					used -= size
 					c.in, talks = state, true
+					frames-- // commands counts it
 					break
 				}
 				if f.Fin {
@@ -82,6 +84,9 @@ func (l *loop) input(c *client) {
 			}
 		}
 
+		if c.state == open && class != closeFailed && l.crowded(c, frames) {
+			class, bye, talks = closeTooFast, errTooManyFrames, false
+		}
 		// Before a pong is noted: where the parser stands, how many bytes that is from the beginning, and the pong are
 		// noted by one store, or an heir parses what has been parsed.
 		c.received += uint64(used)
@@ -179,9 +184,15 @@ func (l *loop) rest(c *client, used, n int) {
 // mustHold tells whether the rest of a frame may never find room in the socket behind its beginning. A writer into a
 // Unix-domain socket stops when some 280 writes of it are unread, of one byte each if it likes (sock_alloc_send_pskb
 // counts the size of buffers), and nobody can ask how many there are. Of a TCP socket the kernel tells what is taken
-// of its receive buffer; of what is free, at least a quarter is for payload (tcp_win_from_space).
+// of its receive buffer. Half of that has to be free: small segments are merged into one buffer (tcp_try_coalesce), which
+// the beginning of a frame at its end keeps as a whole, and what is free then is no use if a segment of up to 64 KiB, on
+// loopback, does not fit into it with the kernel's own part (tcp_can_ingest): it is dropped each time that it comes.
 func (l *loop) mustHold(c *client) bool {
-	return c.flags&uncounted != 0 || l.sys.room(int(c.fd))/4 < l.config.MaxMessage
+	if c.flags&uncounted != 0 {
+		return true
+	}
+	free, all := l.sys.room(int(c.fd))
+	return free < all/2 || free/4 < l.config.MaxMessage // at least a quarter of it is for payload (tcp_win_from_space)
 }
 
 // hold takes the beginning of a frame out of the socket, when the rest has not come for a tick, and keeps it until

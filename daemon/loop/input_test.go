@@ -84,6 +84,33 @@ func TestFrameInMorePiecesThanASocketHolds(t *testing.T) {
 	}
 }
 
+// The beginning of a frame can keep so much of a TCP socket's receive buffer that the rest of the frame finds no room, and is dropped by the kernel each time
+// that it comes. Then it is taken out of the socket, and otherwise not.
+func TestBeginningOfAFrameInAFullSocket(t *testing.T) {
+	for name, c := range map[string]struct {
+		room int
+		held bool
+	}{"full": {receiveBuffer - 1, true}, "half full": {receiveBuffer, false}} {
+		t.Run(name, func(t *testing.T) {
+			asked := newSignal()
+			r := start(t, with(brisk), loopsOf(1), seam(func(sys *system) {
+				sys.room = func(int) (free, all int) { asked.give(); return c.room, 2 * receiveBuffer }
+			}))
+			w := r.dial().join("news")
+			all := masked(pingOp, "whole")
+			w.send(all[:4])
+			asked.wait(t, "the beginning of a frame to be looked at")
+			held := -1
+			r.inside(func(l *loop) { held = len(l.held) })
+			if (held == 1) != c.held {
+				t.Errorf("%d beginnings of frames are held", held)
+			}
+			w.send(all[4:])
+			w.expectFrame(frame.Pong, "whole")
+		})
+	}
+}
+
 func TestCloseHandshake(t *testing.T) {
 	everyway(t, func(t *testing.T, connect func(*rig) *wire) {
 		for _, code := range []uint16{1000, 1001, 1002, 1007, 1012, 1013, 3000, 4999} {

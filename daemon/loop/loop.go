@@ -49,6 +49,8 @@ type loop struct {
 	deferred []waiter           // clients that are not read before all are taken over
 	held     map[uint32][]byte  // by slot: beginnings of frames of clients that are marked held
 	rests    map[halfOut][]byte // in sweep
+	second   time.Time          // in which talkers have sent frames,
+	talkers  map[uint32]int     // by slot: so many
 	count    Stats
 	ending   *ending
 	parted   uint32    // slots below it have had their good-bye, or get it when they have caught up
@@ -69,6 +71,8 @@ type loop struct {
 	wholeIs  halfOut // which one, and how
 	message  []byte  // of a client, of several frames
 	inflated []byte  // of a client, uncompressed
+	welcome  []byte  // the answer to a request like nearly all
+	spare    pending // of the client that something is said to
 	writes   uint64
 	ready    int // events[:ready] are to be handled
 

@@ -23,6 +23,10 @@ type Config struct {
 	MaxSubscriptions int           // of one connection
 	Upstream         bool          // clients may publish, in some channels: Handshaker.MayPublish
 	UpstreamRate     int           // messages a second that one client may publish; 0: as many as it likes
+	MaxClients       int           // 0: as many as there are descriptors for
+	MaxPerAddress    int           // of them from the same address (Admission.From); 0: any number
+	FrameRate        int           // frames, of whatever kind, that one client may send in a second; 0: as many as it likes
+	MaxRequest       int           // bytes of a request head, at most MaxRequest; 0: defaultRequest
 }
 
 // Ticks are long enough that an idle daemon sleeps. The shortest is for tests: with the durations that make sense it
@@ -46,6 +50,13 @@ func (c *Config) ticks(d time.Duration) uint32 {
 	return uint32((d + tick - 1) / tick)
 }
 
+func (c *Config) maxRequest() int {
+	if c.MaxRequest == 0 {
+		return defaultRequest
+	}
+	return c.MaxRequest
+}
+
 func (c *Config) pingTicks() uint32      { return c.ticks(c.Ping) }
 func (c *Config) handshakeTicks() uint32 { return c.ticks(c.HandshakeTimeout) }
 func (c *Config) closeTicks() uint32     { return c.ticks(c.CloseTimeout) }
@@ -59,10 +70,11 @@ type Loops struct {
 	loops []*loop
 	ticks atomic.Uint32
 
-	presence presence
-	posts    chan *post
-	adopting atomic.Bool // clients are being taken over: what they ask for has to wait
-	encoders uint32      // of those who have encoded what clients have half of that are taken over
+	presence   presence
+	population population
+	posts      chan *post
+	adopting   atomic.Bool // clients are being taken over: what they ask for has to wait
+	encoders   uint32      // of those who have encoded what clients have half of that are taken over
 
 	turning  sync.WaitGroup // the loops
 	posting  sync.WaitGroup // appendPosts

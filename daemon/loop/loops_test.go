@@ -275,7 +275,7 @@ func TestNoDescriptorsToAccept(t *testing.T) {
 		errno syscall.Errno
 		calls int64 // after which it has rested twice
 	}{
-		"process": {unix.EMFILE, 3}, "machine": {unix.ENFILE, 3}, "strange": {unix.EPERM, burst + 2},
+		"process": {unix.EMFILE, 3}, "machine": {unix.ENFILE, 3}, "memory": {unix.ENOMEM, 3}, "buffers": {unix.ENOBUFS, 3}, "strange": {unix.EPERM, burst + 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var calls atomic.Int64

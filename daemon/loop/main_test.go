@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,6 +76,7 @@ type door struct {
 	body     []byte // of a refusal by path
 	publish  func(*Upstream) (int, Refusal)
 	inside   chan func() // what to do when no/inside is asked for
+	plains   atomic.Uint32
 }
 
 const upgraded = "HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -109,6 +111,15 @@ func (d *door) Handshake(head []byte, _ Peer) Admission {
 		}
 	}
 	return a
+}
+
+// Plain takes every other one of the paths that are words the short way.
+func (d *door) Plain(head, room []byte) (answer, channel []byte) {
+	path, _, ok := bytes.Cut(bytes.TrimPrefix(head, []byte("GET /")), []byte(" "))
+	if !ok || bytes.ContainsAny(path, "=!/") || !bytes.HasSuffix(head, endOfHead) || d.plains.Add(1)%2 == 0 {
+		return nil, nil
+	}
+	return append(append(room, upgraded...), d.greeting...), path
 }
 
 func (d *door) May(Grant, string) Refusal { return Refusal{} }
@@ -196,6 +207,9 @@ func start(t testing.TB, settings ...setting) *rig {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
 			r.loops.Close(ctx, frame.CloseServiceRestart, "", 0)
+			if p := &r.loops.population; p.all != 0 || len(p.from) != 0 {
+				t.Errorf("without clients %d are counted, and %d addresses", p.all, len(p.from))
+			}
 		}
 		if err := errors.Join(r.store.Close(), r.keep.Table.Close()); err != nil {
 			t.Error(err)

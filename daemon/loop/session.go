@@ -29,6 +29,7 @@ type session struct {
 	refilled time.Time
 	unread   bool   // input waits in the socket until the client has got what is there for it
 	ponged   uint64 // bytes of input up to which pings are answered: those inside a message are met again with its other frames
+	framed   uint64 // bytes of input up to which frames are counted, as they are met again, too
 }
 
 // subscription is one channel of a session.

@@ -16,10 +16,12 @@ type Stats struct {
 	// Since the start.
 	Handshakes uint64 // answered with 101
 	Refused    uint64 // answered with anything else
+	Turned     uint64 // of them: good requests over Config.MaxClients or MaxPerAddress
 	TimedOut   uint64 // no request in time, or no sign of life
 	Deliveries uint64 // messages sent as a whole, counted for each client
 	Sent       uint64 // bytes given to sockets
 	Received   uint64 // messages from clients
+	Rejected   uint64 // of them: commands that were answered with an error
 	Published  uint64 // of them: appended to the log
 	Pings      uint64
 	Slow       uint64 // times that a client was found to be slow
@@ -34,11 +36,12 @@ const (
 	closeSlow            // by us: slow
 	closeStopped         // by us: the daemon stops
 	closeExpired         // by us: its token has expired
+	closeTooFast         // by us: it has sent too much in a second
 	closeClasses
 )
 
 // CloseClasses are the names of Stats.Closed, in order.
-var CloseClasses = [closeClasses]string{"by_client", "gone", "protocol_error", "slow", "stopped", "expired"}
+var CloseClasses = [closeClasses]string{"by_client", "gone", "protocol_error", "slow", "stopped", "expired", "too_fast"}
 
 func (s *Stats) add(o *Stats) {
 	s.Clients += o.Clients
@@ -50,10 +53,12 @@ func (s *Stats) add(o *Stats) {
 	s.Lost += o.Lost
 	s.Handshakes += o.Handshakes
 	s.Refused += o.Refused
+	s.Turned += o.Turned
 	s.TimedOut += o.TimedOut
 	s.Deliveries += o.Deliveries
 	s.Sent += o.Sent
 	s.Received += o.Received
+	s.Rejected += o.Rejected
 	s.Published += o.Published
 	s.Pings += o.Pings
 	s.Slow += o.Slow

@@ -22,7 +22,7 @@ type system struct {
 	receive  func(fd int, b []byte) (n int, errno syscall.Errno)
 	shutdown func(fd, how int) syscall.Errno
 	close    func(fd int) syscall.Errno
-	room     func(fd int) int // bytes of a TCP socket's receive buffer that are free, with the kernel's own part
+	room     func(fd int) (free, all int) // bytes of a TCP socket's receive buffer, with the kernel's own part
 }
 
 const sendFlags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
@@ -62,15 +62,15 @@ var linux = system{
 		_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
 		return errno
 	},
-	room: func(fd int) int {
+	room: func(fd int) (free, all int) {
 		var info [unix.SK_MEMINFO_VARS]uint32
 		size := uint32(unsafe.Sizeof(info))
 		_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 		if errno != 0 || info[unix.SK_MEMINFO_RMEM_ALLOC] > info[unix.SK_MEMINFO_RCVBUF] {
-			return 0
+			return 0, int(info[unix.SK_MEMINFO_RCVBUF])
 		}
-		return int(info[unix.SK_MEMINFO_RCVBUF] - info[unix.SK_MEMINFO_RMEM_ALLOC])
+		return int(info[unix.SK_MEMINFO_RCVBUF] - info[unix.SK_MEMINFO_RMEM_ALLOC]), int(info[unix.SK_MEMINFO_RCVBUF])
 	},
 }
 

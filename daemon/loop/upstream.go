@@ -144,7 +144,7 @@ func (l *loop) answer(c *client, p *post) {
 	switch {
 	case !c.commanding():
 	case p.refusal != (Refusal{}):
-		replies = appendRefusal(replies, p.ref, p.refusal)
+		replies = l.refuseCommand(replies, p.ref, p.refusal)
 	default:
 		replies = appendReply(replies, "published", p.ref, p.Channel, fmt.Sprintf(`,"clients":%d`, p.clients))
 	}

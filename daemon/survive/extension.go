@@ -47,7 +47,7 @@ const extensionSize = 256 - 24
 // directory is the data of the first extension.
 type directory struct {
 	heads         [chains]atomic.Uint32 // slots + 1
-	_             uint32
+	address       uint32                // see SetAddress
 	subscriptions [perExtension]Subscription
 }
 
@@ -216,6 +216,24 @@ func (t *Table) Kept(owner uint32, what Chain) ([]byte, error) {
 		return nil, errChain
 	}
 	return b[4 : 4+n], nil
+}
+
+// SetAddress notes a number, not 0, that stands for the address that a client comes from. It is for the time before Answer.
+func (t *Table) SetAddress(owner, address uint32) error {
+	d, err := t.needDirectory(owner)
+	if err == nil {
+		d.address = address
+	}
+	return err
+}
+
+// Address is what SetAddress has noted, 0 if it has not.
+func (t *Table) Address(owner uint32) uint32 {
+	d, _ := t.directory(owner)
+	if d == nil {
+		return 0
+	}
+	return d.address
 }
 
 // Drop frees a chain.

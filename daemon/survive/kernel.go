@@ -29,39 +29,36 @@ const (
 	tcpClosing   = 11
 )
 
-// count asks the kernel. The sum for written is of two calls: it is taken again until no acknowledgement has come in
-// between.
+// count asks the kernel. What it answers is of several calls, between which acknowledgements and input can come; nobody
+// writes or reads. It is asked again until nothing has, or what has makes no difference: with nothing unacknowledged no
+// acknowledgement can come any more, and what came after the counters were taken would be unread now.
 func count(fd int) (c counters, err error) {
-	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	if err != nil {
-		return c, err
-	}
-	if domain == unix.AF_UNIX {
-		return c, errUncounted
-	}
 	for range 100 {
-		before, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			return c, fmt.Errorf("TCP_INFO: %w", err)
-		}
 		out, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 		if err != nil {
 			return c, fmt.Errorf("SIOCOUTQ: %w", err)
+		}
+		at, err := tcpInfo(fd)
+		if err != nil {
+			return c, err
 		}
 		in, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 		if err != nil {
 			return c, fmt.Errorf("SIOCINQ: %w", err)
 		}
-		after, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			return c, fmt.Errorf("TCP_INFO: %w", err)
+		if out > 0 {
+			if still, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil || still != out {
+				continue
+			}
 		}
-		if before.State != after.State || before.Bytes_acked != after.Bytes_acked || before.Bytes_received != after.Bytes_received {
-			continue
+		if in > 0 {
+			if now, err := tcpInfo(fd); err != nil || now.State != at.State || now.Bytes_received != at.Bytes_received {
+				continue
+			}
 		}
-		c = counters{written: after.Bytes_acked + uint64(out), read: after.Bytes_received - uint64(in)}
+		c = counters{written: at.Bytes_acked + uint64(out), read: at.Bytes_received - uint64(in)}
 		// Our end takes a number in the sequence (tcp_send_fin), theirs as well, and SIOCINQ leaves it out (tcp_inq).
-		switch after.State {
+		switch at.State {
 		case tcpClose:
 			return c, ErrGone
 		case tcpFinWait1, tcpFinWait2:
@@ -74,4 +71,15 @@ func count(fd int) (c counters, err error) {
 		return c, nil
 	}
 	return c, errors.New("the connection does not come to rest")
+}
+
+func tcpInfo(fd int) (*unix.TCPInfo, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err == nil {
+		return info, nil
+	}
+	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && domain == unix.AF_UNIX {
+		return nil, errUncounted
+	}
+	return nil, fmt.Errorf("TCP_INFO: %w", err)
 }

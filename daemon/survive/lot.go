@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,7 +102,11 @@ type Lot struct {
 	why      error            // the last of them could not
 	full     error            // why there can be no other segment, until one is removed or House is called
 	limit    int              // of descriptors in flight (too_many_unix_fds in net/core/scm.c)
+	tailed   []parked         // what is in the tail, in its order, while that is as many as it has messages: each has one
 	buf      []byte
+	oob      []byte
+	ps       []parked // of ahead
+	fds      []int32
 }
 
 // place is where a slot's connection is parked.
@@ -140,7 +145,8 @@ func parseName(name string) (id uint32, tail bool, end string, ok bool) {
 
 // NewLot makes an empty lot.
 func NewLot(keeper Keeper, table *Table) *Lot {
-	return &Lot{keeper: keeper, table: table, segments: make(map[uint32]*segment), next: 1, homeless: make(map[uint32]int32), limit: descriptorLimit()}
+	return &Lot{keeper: keeper, table: table, segments: make(map[uint32]*segment), next: 1, homeless: make(map[uint32]int32), limit: descriptorLimit(),
+		oob: make([]byte, unix.CmsgSpace(perMessage*4))}
 }
 
 // descriptorLimit is the soft RLIMIT_NOFILE, which also limits the descriptors in flight of a user.
@@ -204,6 +210,9 @@ func (l *Lot) Park(slot uint32, fd int) error {
 
 // prepare does what can take long of parking the connection of a slot: it makes room.
 func (l *Lot) prepare(slot uint32) error {
+	if int(slot) >= cap(l.where) { // append's steps are smaller, and what a crowd leaves behind would be four times as much
+		l.where = slices.Grow(l.where, max(len(l.where), int(slot)+1-len(l.where), 512))
+	}
 	for int(slot) >= len(l.where) {
 		l.where = append(l.where, place{})
 	}
@@ -226,15 +235,16 @@ func (l *Lot) lodge(slot uint32, fd int32, ready error) error {
 	if err == nil {
 		err = l.park(slot, fd)
 	}
+	if err == nil {
+		return nil
+	}
 	switch {
 	case err == unix.ETOOMANYREFS:
 		err = ErrInFlight
 	case errors.As(err, new(syscall.Errno)):
 		err = fmt.Errorf("parking: %w", err)
 	}
-	if err != nil {
-		l.homeless[slot], l.why = fd, err
-	}
+	l.homeless[slot], l.why = fd, err
 	return err
 }
 
@@ -253,20 +263,20 @@ func (l *Lot) makeReady() error {
 		return nil
 	}
 	s, err := l.newSegment(true)
-	l.tail = s
+	l.tail, l.tailed = s, l.tailed[:0]
 	return err
 }
 
 // park parks a connection in the tail, which is ready.
 func (l *Lot) park(slot uint32, fd int32) error {
-	p := []parked{{slot, l.table.At(slot).gen}}
-	err := l.send(l.tail, p, []int{int(fd)})
+	p, fds := [1]parked{{slot, l.table.At(slot).gen}}, [1]int32{fd}
+	err := l.send(l.tail, p[:], fds[:])
 	if err == unix.EAGAIN && l.tail.messages > 0 { // a smaller send buffer than usual
 		if err = l.empty(l.tail); err == nil {
 			err = l.makeReady()
 		}
 		if err == nil {
-			err = l.send(l.tail, p, []int{int(fd)})
+			err = l.send(l.tail, p[:], fds[:])
 		}
 	}
 	if err == unix.EAGAIN {
@@ -275,6 +285,9 @@ func (l *Lot) park(slot uint32, fd int32) error {
 	if err == nil {
 		l.where[slot] = place{l.tail.id, fd}
 		l.tail.live++
+		if len(l.tailed) == l.tail.messages-1 {
+			l.tailed = append(l.tailed, p[0])
+		}
 	}
 	return err
 }
@@ -375,15 +388,15 @@ func (l *Lot) Leave(slot uint32) {
 }
 
 // send parks descriptors in a segment as one message.
-func (l *Lot) send(s *segment, ps []parked, fds []int) error {
+func (l *Lot) send(s *segment, ps []parked, fds []int32) error {
 	l.buf = l.buf[:0]
 	for _, p := range ps {
 		l.buf = binary.NativeEndian.AppendUint32(l.buf, p.slot)
 		l.buf = binary.NativeEndian.AppendUint32(l.buf, p.gen)
 	}
 	failpoint.Pass("park.before")
-	if err := unix.Sendmsg(s.tx, l.buf, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
-		return err
+	if errno := sendRights(s.tx, l.buf, fds, l.oob); errno != 0 {
+		return errno
 	}
 	failpoint.Pass("park.sent")
 	s.messages++
@@ -427,15 +440,18 @@ func (l *Lot) empty(s *segment) error {
 			s.live -= len(ps)
 			failpoint.Pass("merge.sent")
 		}
-		for range messages {
-			// Received without room for descriptors, they are dropped by the kernel.
-			n, _, _, _, err := unix.Recvmsg(s.rx, l.buf[:cap(l.buf)], nil, unix.MSG_DONTWAIT)
-			if err != nil {
+		if s == l.tail {
+			l.tailed = l.tailed[:0]
+		}
+		for messages > 0 {
+			n, bytes, errno := dropMessages(s.rx, messages)
+			if errno != 0 {
 				l.abandon(s)
-				return err
+				return errno
 			}
-			s.messages--
-			s.parked -= n / parkedSize
+			messages -= n
+			s.messages -= n
+			s.parked -= bytes / parkedSize
 			failpoint.Pass("merge.taken")
 		}
 	}
@@ -447,7 +463,17 @@ func (l *Lot) empty(s *segment) error {
 }
 
 // ahead looks at the first messages of a segment, as many as have no more living than fit into one message, and returns those.
-func (l *Lot) ahead(s *segment) (ps []parked, fds []int, messages int, err error) {
+func (l *Lot) ahead(s *segment) (ps []parked, fds []int32, messages int, err error) {
+	ps, fds = l.ps[:0], l.fds[:0]
+	defer func() { l.ps, l.fds = ps, fds }()
+	if s == l.tail && len(l.tailed) == s.messages && s.messages <= perMessage {
+		for _, p := range l.tailed {
+			if l.where[p.slot].segment == s.id && l.table.At(p.slot).gen == p.gen {
+				ps, fds = append(ps, p), append(fds, l.where[p.slot].fd)
+			}
+		}
+		return ps, fds, s.messages, nil
+	}
 	if cap(l.buf) < perMessage*parkedSize {
 		l.buf = make([]byte, perMessage*parkedSize)
 	}
@@ -464,7 +490,7 @@ func (l *Lot) ahead(s *segment) (ps []parked, fds []int, messages int, err error
 			if int(p.slot) < len(l.where) && l.where[p.slot].segment == s.id && l.table.At(p.slot).gen == p.gen && !seen[p.slot] {
 				seen[p.slot] = true
 				ps = append(ps, p)
-				fds = append(fds, int(l.where[p.slot].fd))
+				fds = append(fds, l.where[p.slot].fd)
 			}
 		}
 		if len(ps) > perMessage {
@@ -510,7 +536,7 @@ func (l *Lot) abandon(s *segment) {
 	l.remove(s)
 }
 
-func (l *Lot) sendBulk(ps []parked, fds []int) error {
+func (l *Lot) sendBulk(ps []parked, fds []int32) error {
 	for range 2 {
 		if l.bulk != nil {
 			err := l.send(l.bulk, ps, fds)
@@ -856,9 +882,4 @@ func (t *Table) lives(slot, gen uint32, fd int) bool {
 	}
 	cookie, err := Cookie(fd)
 	return err == nil && cookie == r.cookie
-}
-
-// Cookie is the kernel's number of a socket, never used again until the machine is started anew (SO_COOKIE, socket(7)).
-func Cookie(fd int) (uint64, error) {
-	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 }

@@ -15,6 +15,8 @@ type Standing struct {
 	Over    uint64 // bytes that are out of the messages after Place.Cursor, or of the extra bytes when there are some left
 	Discard uint64 // bytes of input that are done with but were not read from the socket
 	Shut    bool   // our side is shut down
+
+	Uncounted bool // the socket is one of which the kernel does not count the bytes
 }
 
 // Repaired tells whether the process before was interrupted in the middle of a write.
@@ -58,6 +60,7 @@ func (r *Record) stands(fd int, overflow []byte) (s Standing, err error) {
 	}
 	c, err := count(fd)
 	uncounted := err == errUncounted
+	s.Uncounted = uncounted
 	switch {
 	case uncounted && interrupted:
 		return s, ErrInterrupted

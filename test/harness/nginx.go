@@ -115,7 +115,17 @@ func (n *Nginx) Stop() {
 	}
 }
 
-// Start starts nginx again after [Nginx.Stop], on the same ports.
+// Kill ends nginx and its workers with SIGKILL.
+func (n *Nginx) Kill() {
+	n.t.Helper()
+	p := n.process
+	n.process = nil
+	if err := p.stop(syscall.SIGKILL, stopPatience); err != nil {
+		n.t.Errorf("nginx: %v\n%s", err, p.log)
+	}
+}
+
+// Start starts nginx again after [Nginx.Stop] or [Nginx.Kill], on the same ports.
 func (n *Nginx) Start() {
 	n.t.Helper()
 	n.start()

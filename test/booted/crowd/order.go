@@ -1,62 +1,79 @@
 package crowd
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
-	"math/rand/v2"
+	"slices"
 )
 
-// id is which message, and which try to publish it.
-type id struct {
-	publisher uint8
-	try       uint16
-	number    uint64 // from 1
+// audience is the clients that have the same subscriptions, and the order in which messages come to them.
+type audience struct {
+	channels  []int  // numbers of its channels
+	members   int    // stayers
+	published uint64 // messages of its channels that are acknowledged
+	order     []turn
+	complete  int // turns that every stayer has had
+	judge     sequence
 }
 
-func (m id) String() string {
-	return fmt.Sprintf("message %d of publisher %d (try %d)", m.number, m.publisher, m.try)
+// turn is a message in its place of the order.
+type turn struct {
+	id
+	left int           // stayers that have not got it
+	name string        // the id of the log, as clients get it; "" until one has that is told ids
+	as   [kinds][]byte // how it came to clients of each kind, until all have it: the next one need not be decoded
 }
 
-// A message is its id and filler, which is another piece of the same random bytes for each message. The first byte is in no UTF-8, so
-// messages go out as binary frames.
-const (
-	mark    = 0xff
-	idSize  = 12
-	maxSize = 1 << 20
-	pieces  = 1 << 12
-)
+func (a *audience) has(channel int) bool { return slices.Contains(a.channels, channel) }
 
-var filler = func() []byte {
-	b := make([]byte, pieces+maxSize)
-	random := rand.NewChaCha8([32]byte{1})
-	_, _ = random.Read(b) // never fails
-	return b
-}()
-
-func (m id) filler(size int) []byte {
-	at := (m.number*31 + uint64(m.publisher)*1009) % pieces
-	return filler[at:][:size-idSize]
-}
-
-// appendTo appends the message of that many bytes, idSize at least.
-func (m id) appendTo(b []byte, size int) []byte {
-	b = append(b, mark, m.publisher)
-	b = binary.BigEndian.AppendUint16(b, m.try)
-	b = binary.BigEndian.AppendUint64(b, m.number)
-	return append(b, m.filler(size)...)
-}
-
-// parse is the inverse of appendTo. It fails when any byte is not as published.
-func parse(b []byte) (id, error) {
-	if len(b) < idSize || b[0] != mark {
-		return id{}, fmt.Errorf("a message that nobody has published: %.100q", b)
+func (a *audience) advance() {
+	for a.complete < len(a.order) && a.order[a.complete].left == 0 {
+		a.order[a.complete].as = [kinds][]byte{}
+		a.complete++
 	}
-	m := id{publisher: b[1], try: binary.BigEndian.Uint16(b[2:]), number: binary.BigEndian.Uint64(b[4:])}
-	if !bytes.Equal(b[idSize:], m.filler(len(b))) {
-		return id{}, fmt.Errorf("%v of %d bytes has other bytes than were published", m, len(b))
+}
+
+// next takes what has come to one that was at that place of the order, and returns an error where others have got something else.
+func (a *audience) next(at int, m heard) error {
+	if at == len(a.order) {
+		if err := a.judge.take(m.id, false); err != nil {
+			return fmt.Errorf("after %d messages: %w", at, err)
+		}
+		a.order = append(a.order, turn{id: m.id, left: a.members})
 	}
-	return m, nil
+	t := &a.order[at]
+	switch {
+	case t.id != m.id:
+		return fmt.Errorf("%v came as number %d, where others got %v", m.id, at, t.id)
+	case m.name == "":
+	case t.name == "":
+		t.name = m.name
+		for before := at - 1; before >= 0; before-- {
+			if name := a.order[before].name; name != "" {
+				return ascending(name, m.name)
+			}
+		}
+	case t.name != m.name:
+		return fmt.Errorf("%v has the id %s, where others got %s", m.id, m.name, t.name)
+	}
+	return nil
+}
+
+// agrees returns an error where those with all channels were told another order than those with one.
+func (a *audience) agrees(all *audience, of func(id) int) error {
+	i := 0
+	for _, t := range all.order {
+		if !a.has(of(t.id)) || i == len(a.order) {
+			continue
+		}
+		if a.order[i].id != t.id {
+			return fmt.Errorf("those with one channel got %v, and those with all of them %v in its place", a.order[i].id, t.id)
+		}
+		if got := a.order[i].name; got != "" && t.name != "" && got != t.name {
+			return fmt.Errorf("%v has the ids %s and %s", t.id, got, t.name)
+		}
+		i++
+	}
+	return nil
 }
 
 // sequence judges the messages of all publishers: those of each come in order, a later try of a message only right behind it.
