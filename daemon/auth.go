@@ -181,8 +181,11 @@ func list(lines []string) (members []string) {
 func (a *auth) admitToken(r *http.Request) (*grant, []byte) {
 	text := a.tokenOf(r)
 	if text == "" {
-		return nil, unauthorized("a token is needed: in the header Authorization, the subprotocol " + tokenProtocol +
-			"TOKEN, the cookie " + a.Cookie + " or the query")
+		places := "the header Authorization, the subprotocol " + tokenProtocol + "TOKEN"
+		if a.Cookie != "" {
+			places += ", the cookie " + a.Cookie
+		}
+		return nil, unauthorized("a token is needed: in " + places + " or the query")
 	}
 	c, err := a.key.Verify(text)
 	if err != nil {

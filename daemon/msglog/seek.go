@@ -35,7 +35,7 @@ const (
 func (r *Reader) Seek(ch *Channel, from From) (cursor uint64, complete bool) {
 	m, floor := r.log.m, max(r.floor.Load(), 1)
 	head, last := m.head.head.Load(), ch.last.Load()
-	all := m.head.tail.Load() == 1 // nothing was ever overwritten
+	all := floor == 1 // nothing is left out; the floor rises before anything is overwritten
 	switch from.How {
 	case After:
 		first := r.firstAfter(ch, from.Seq, last)
