@@ -125,7 +125,7 @@ func run(c *testCase, m *mode, address string) (verdict, string) {
 			}
 		}
 	}()
-	got, err := w.hears(want)
+	got, err := w.hears(want, sent)
 	w.Close()
 	<-sent
 	if err != nil {

@@ -310,12 +310,13 @@ func answered(text string) string {
 }
 
 // hears reads what the client is told up to the end of the connection. When it has been told as much as it is to be, and is not
-// closed, it says good-bye.
-func (w *wire) hears(want []event) (got []event, err error) {
+// closed, it says good-bye: after all that it sends, between the pieces of which a close frame would be something else.
+func (w *wire) hears(want []event, sent <-chan struct{}) (got []event, err error) {
 	said := slices.ContainsFunc(want, func(e event) bool { return e.what == "close" || e.what == "end" })
 	for {
 		if !said && len(got) >= len(want) {
 			said = true
+			<-sent
 			_, _ = io.WriteString(w, closing(1000, "")) // one that is closed has been told why
 		}
 		e, err := w.read()
