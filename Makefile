@@ -65,12 +65,12 @@ bench: build
 	$(GO) run ./bench -wscastd bin/wscastd -doc doc $(BENCH)
 
 fuzz:
-	@for package in $$($(GO) list ./...); do \
+	@for module in . test; do (cd $$module && for package in $$($(GO) list ./...); do \
 		for test in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$package $$test"; \
 			$(GO) test -run '^$$' -fuzz "^$$test\$$" -fuzztime $(TIME) -fuzzminimizetime 20x $$package || exit 1; \
 		done; \
-	done
+	done) || exit 1; done
 
 soak:
 	cd test && WSCAST_SOAK_TIME=$(TIME) WSCAST_SOAK_FIGURES=$(CURDIR)/doc $(GO) test -v -timeout 0 ./booted -run '^TestSoak$$'

@@ -41,8 +41,8 @@ type sample struct {
 	slow, published      int
 }
 
-// TestSoak keeps clients coming and going, publishers publishing, and clients that never read, while the service is restarted, killed, and told to
-// reload. Every client that stays gets every message once and in order; nothing grows. WSCAST_SOAK_TIME sets how long, WSCAST_SOAK_CLIENTS how many
+// TestSoak keeps clients of every kind coming and going, publishers and some of the clients publishing, and clients that never read, while the service
+// is restarted, killed, and told to reload. Every client that stays gets every message once and in order; nothing grows. WSCAST_SOAK_TIME sets how long, WSCAST_SOAK_CLIENTS how many
 // stay, and WSCAST_SOAK_FIGURES the directory that the courses are drawn in.
 func TestSoak(t *testing.T) {
 	patience := 5 * time.Second
@@ -53,9 +53,11 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	clients := fromEnvironment(t, "WSCAST_SOAK_CLIENTS", few)
-	m := booted.Boot(t, booted.Config("[log]\nsize = \"2MiB\"\n[publish]\nmax_message = \"64KiB\"\n"))
-	s := &soak{t: t, m: m, crowd: crowd.Gather(t, "tcp", m.Address(), clients), begun: time.Now(), done: map[string]int{}}
+	m := booted.Boot(t, booted.Config("[log]\nsize = \"2MiB\"\n[publish]\nmax_message = \"64KiB\"\n"+sociable))
+	s := &soak{t: t, m: m, begun: time.Now(), done: map[string]int{}}
+	s.crowd = crowd.GatherMix(t, "tcp", m.Address(), crowd.Mix{Clients: clients, Kinds: crowd.Kinds, Channels: 3})
 	defer s.leaveSlow()
+	s.crowd.Speak(crowd.Raw, crowd.JSON, crowd.JSONDeflated)
 	s.crowd.Publish(m.PublishSocket(), crowd.Flow{Publishers: 4, Size: 4000, Window: 40})
 	s.crowd.Pass(comers, 10)
 	s.crowd.AwaitMessages(20)
@@ -75,7 +77,7 @@ func TestSoak(t *testing.T) {
 			d := disturbances[i]
 			d.do()
 			s.done[d.name]++
-			s.crowd.AwaitMessages(50 + rand.IntN(200))
+			s.crowd.AwaitMessages(20 + rand.IntN(80))
 			s.crowd.AwaitPassed(rand.IntN(50))
 			s.look()
 		}
