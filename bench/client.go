@@ -50,8 +50,8 @@ type client struct {
 	rest    []byte // the front of an answer or of a frame of which the end has not come
 }
 
-// connect starts to connect client number i to a server, and does not wait.
-func connect(i int, path string, to netip.AddrPort) (*client, error) {
+// connect starts to connect client number i to a server, and does not wait. Options are set before.
+func connect(i int, path string, to netip.AddrPort, options ...func(fd int) error) (*client, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -60,6 +60,9 @@ func connect(i int, path string, to netip.AddrPort) (*client, error) {
 	// Without this, bind would reserve a port for this source address and every destination
 	// (ip(7)).
 	err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	for _, set := range options {
+		err = errors.Join(err, set(fd))
+	}
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: sourceAddress(i)})
 	}

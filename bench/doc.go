@@ -18,6 +18,9 @@
 // not is an error and not a figure. Nothing that the load process does is charged to the server: the
 // server's CPU time is read from the CPU clocks of its processes, all of them.
 //
+// Where wscastd is started by the bench itself, the bench keeps the descriptors that it stores, as systemd does for a service
+// (keeper.go): connections are parked.
+//
 // A round visits every server once; each round starts with another server than the one
 // before. A ratio is formed within a round, so that a machine that slows down for a minute
 // slows down both of its sides. The table shows medians, with the lowest and the highest
@@ -56,6 +59,10 @@
 //
 // encodings: the delivery, idle and handshake rows of wscastd with clients that read raw frames, the envelopes of
 // wscast.v1.json, server-sent events, and events with envelopes, as multiples of raw frames.
+//
+// slow: latency, CPU per delivery with 32 in flight and memory of wscastd with as many clients that read, and with a ninth as
+// many more that do not, whose receive buffers are the smallest that there are. The log is small, so that those become slow while 32 messages are in flight, and
+// are closed, as is configured by default.
 //
 // growth: CPU per delivery by the number of clients, and by the number of channels over which they are dealt, with
 // one message in flight on each; CPU per publish by the number of channels, without clients.

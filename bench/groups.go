@@ -27,6 +27,7 @@ var groups = []group{
 	{"publish", []string{"publish"}, "Publishers", (*measurement).publishSection},
 	{"nginx", []string{"nginx"}, "Behind nginx, the CPU and memory of all processes", (*measurement).nginxSection},
 	{"encodings", []string{"encodings"}, "What clients read: raw frames, wscast.v1.json, event streams", (*measurement).encodingsSection},
+	{"slow", []string{"slow"}, "Clients that never read, beside others", (*measurement).slowSection},
 	{"growth", []string{"growth"}, "How cost grows", (*measurement).growthSection},
 	{"survival", []string{"survival"}, "What clients notice of a restart and of a kill -9", (*measurement).survivalSection},
 }

@@ -30,6 +30,8 @@ type plan struct {
 	Rate     int           // messages a second in the latency phase; 0: there is none
 	Idle     bool          // read memory before and after the clients have come
 	Churn    bool          // a phase in which others come and go
+	Slow     int           // clients besides, that never read (slow.go)
+	Fill     bool          // publish for those, there or not, and read the whole memory after the phases
 	Alone    []alone       // phases in which publishers are measured, with one client or none
 	Survive  bool          // see survive.go
 	Phase    time.Duration // how long each phase lasts
@@ -54,6 +56,7 @@ type load struct {
 	events    []unix.EpollEvent
 	buffer    []byte
 	clients   []*client
+	slow      []*client
 	byFD      []*client
 	open      int
 	publisher *publisher
@@ -137,7 +140,7 @@ func run(p plan, control *control) (figures, error) {
 	}
 	defer unix.Close(l.epoll)
 	defer func() {
-		for _, c := range l.clients {
+		for _, c := range append(l.clients, l.slow...) {
 			c.close()
 		}
 	}()
@@ -149,8 +152,8 @@ func run(p plan, control *control) (figures, error) {
 	}
 	defer l.publisher.close()
 	l.publisher.clients, l.publisher.channels = p.Clients, p.Channels
-	if p.Protocol == post {
-		l.publisher.clients = -1 // nchan's workers learn of each other's clients a while later
+	if p.Protocol == post || p.Fill {
+		l.publisher.clients = -1 // nchan's workers learn of each other's clients a while later; slow ones are closed
 	}
 	if p.Protocol.answers() {
 		if err := l.watch(l.publisher.fd, unix.EPOLL_CTL_ADD, unix.EPOLLIN); err != nil {
@@ -160,6 +163,14 @@ func run(p plan, control *control) (figures, error) {
 
 	if err := l.connectAll(); err != nil {
 		return nil, err
+	}
+	if p.Fill {
+		if err := l.connectSlow(); err != nil {
+			return nil, err
+		}
+		if err := l.fill(firstBallast); err != nil {
+			return nil, err
+		}
 	}
 	if p.Protocol == post {
 		if err := l.idle(joining); err != nil {
@@ -185,6 +196,11 @@ func run(p plan, control *control) (figures, error) {
 		return nil, err
 	}
 	l.figures[resentSegments] = after - before
+	if p.Fill {
+		if err := l.weigh(); err != nil {
+			return nil, err
+		}
+	}
 	if p.Churn {
 		if err := l.churn(); err != nil {
 			return nil, fmt.Errorf("with clients coming and going: %w", err)
@@ -559,6 +575,9 @@ func (l *load) paced() error {
 	l.received = append(l.received, make([]int32, n)...)
 	l.latency = &latency{samples: make([]int64, 0, n*len(l.clients)), last: make([]int64, n)}
 	sent := l.publisher.sent + uint64(n)
+	if l.Fill {
+		sent += uint64(n * ballasts)
+	}
 
 	published := make(chan error, 1)
 	go func() {
@@ -567,6 +586,9 @@ func (l *load) paced() error {
 		start := time.Now()
 		for i := range n {
 			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(l.Rate))))
+			if l.Fill {
+				l.publisher.fill(ballasts)
+			}
 			l.publisher.add(0, message{sequence: l.first + uint64(i), stamp: time.Now().UnixNano()})
 			if err := l.publisher.flush(); err != nil {
 				published <- err

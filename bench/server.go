@@ -158,6 +158,7 @@ type running struct {
 	programs programs
 
 	commands []*exec.Cmd
+	keeper   *keeper // of what wscastd stores; nil for others
 	workers  int
 	said     sayings
 	ended    chan struct{} // closed when one of the processes has ended
@@ -215,11 +216,19 @@ func (r *running) start(ctx context.Context) error {
 		return err
 	}
 	r.commands, r.workers, r.ended = nil, 0, make(chan struct{})
+	if slices.Contains(r.needs, subject) {
+		if r.keeper, err = keep(r.dir); err != nil {
+			return err
+		}
+	}
 	ended := sync.OnceFunc(func() { close(r.ended) })
 	for _, p := range processes {
 		command := exec.CommandContext(ctx, p.program, p.arguments...)
 		command.Dir = r.dir
 		command.Stdout, command.Stderr = &r.said, &r.said
+		if p.program == r.programs[subject] {
+			command.Env = append(os.Environ(), "NOTIFY_SOCKET="+r.keeper.path)
+		}
 		// Not SIGKILL: the workers of an nginx that is killed live on.
 		command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 		command.WaitDelay = quit
@@ -315,6 +324,15 @@ func (r *running) end(signal syscall.Signal, patience time.Duration) {
 		r.kill()
 		<-ended
 	}
+	r.forget()
+}
+
+// forget closes what a server has left with its keeper.
+func (r *running) forget() {
+	if r.keeper != nil {
+		r.keeper.close()
+		r.keeper = nil
+	}
 }
 
 // kill kills every process of the server, and waits for those that were started.
@@ -327,6 +345,7 @@ func (r *running) kill() {
 		_ = c.Process.Kill()
 	}
 	r.waiting.Wait()
+	r.forget()
 }
 
 // freeAddress returns a loopback address on which nobody listens.
