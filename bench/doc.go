@@ -60,9 +60,10 @@
 // encodings: the delivery, idle and handshake rows of wscastd with clients that read raw frames, the envelopes of
 // wscast.v1.json, server-sent events, and events with envelopes, as multiples of raw frames.
 //
-// slow: latency, CPU per delivery with 32 in flight and memory of wscastd with as many clients that read, and with a ninth as
-// many more that do not, whose receive buffers are the smallest that there are. The log is small, so that those become slow while 32 messages are in flight, and
-// are closed, as is configured by default.
+// slow: latency, CPU per delivery with 32 in flight and memory of wscastd with clients that read, alone and beside a ninth as
+// many that do not, whose receive buffers are the smallest that there are. Those have a channel of their own, on which 160 KiB
+// are published with each message of the latency phase, in both columns; the log has 1 MiB, so that they become slow, and are
+// closed, as is configured by default.
 //
 // growth: CPU per delivery by the number of clients, and by the number of channels over which they are dealt, with
 // one message in flight on each; CPU per publish by the number of channels, without clients.
