@@ -16,8 +16,8 @@ import (
 const (
 	slowLog      = "1MiB"
 	ballastSize  = 4 << 10
-	ballasts     = 40 // with each message of the latency phase
-	firstBallast = 60 // before all phases: more than the sockets on both sides take, and less than the log has
+	ballasts     = 40  // with each message of the latency phase
+	firstBallast = 100 // before all phases: more than the sockets on both sides take, and less than the log has
 
 	slowClosed row = "clients closed as slow"
 	memoryAll  row = "MiB of the daemon after the phases (RSS)"

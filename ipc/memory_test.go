@@ -16,7 +16,7 @@ func TestMemoryOfUnfinishedCommands(t *testing.T) {
 		small = 10 << 10 // fits into what every connection has
 	)
 	whole := array("PUBLISH", "news", strings.Repeat("x", size))
-	d := start(t, func(s *Server) { s.SetMemory(fit*each + 1000) })
+	d := start(t, func(s *Server) { s.SetMemory(fit * each) })
 	await := func(s *session, bytes int64) {
 		t.Helper()
 		for d.Stats().Memory != bytes {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -292,6 +293,18 @@ func TestTooManyConnections(t *testing.T) {
 	other.expectClosed()
 	if d.Stats().Refused != 1 {
 		t.Errorf("%+v", d.Stats())
+	}
+}
+
+// Errors of accept that pass, as net wraps them: of the process, of the machine, which no test can run out of alone, of memory, and of the connection that
+// was waiting. Any other one is the end of a listener.
+func TestOutOfResources(t *testing.T) {
+	for errno, passes := range map[syscall.Errno]bool{
+		unix.EMFILE: true, unix.ENFILE: true, unix.ENOBUFS: true, unix.ENOMEM: true, unix.ECONNABORTED: true, unix.EBADF: false, unix.EINVAL: false,
+	} {
+		if err := (&net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", errno)}); outOfResources(err) != passes {
+			t.Errorf("%v passes: %t", err, !passes)
+		}
 	}
 }
 

@@ -31,6 +31,11 @@ const (
 	// segment there that it came in, 64 KiB on loopback, and with the kernel's own 128 KiB no window is left for the
 	// end of the frame. Only what is unread takes memory. Below net.core.rmem_max, 208 KiB by default.
 	receiveBuffer = 6 * MaxMessage
+	// unsent is how many bytes a TCP socket takes beyond what it can send at once (TCP_NOTSENT_LOWAT, tcp_notsent_lowat in the
+	// kernel's ip-sysctl.rst). Without it a client that does not read is given as much as the socket's buffer has room for,
+	// 2.6 MB on loopback: the loop that copies it keeps the others waiting, and it is taken from what the machine has for all of
+	// TCP (tcp_mem). What a client is offered at once fits into it.
+	unsent = runBytes
 )
 
 // listener is a listening stream socket.
@@ -59,7 +64,8 @@ func (g *Loops) Serve(file *os.File) error {
 			// A frame goes out when it is written.
 			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer),
 				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond)))
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond)),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent))
 		}
 		set = err
 	})

@@ -36,3 +36,29 @@ func TestGrantsGoByTheClock(t *testing.T) {
 		}
 	}
 }
+
+// A client has so many frames in each second: those of one do not count in the next, and each client has its own.
+func TestFramesOfASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &loop{config: &Config{FrameRate: 10}}
+		c, other := &client{slot: 1}, &client{slot: 2}
+		expect := func(c *client, frames int, want bool) {
+			t.Helper()
+			if l.crowded(c, frames) != want {
+				t.Errorf("%d more frames of client %d: too many is %t, want %t", frames, c.slot, !want, want)
+			}
+		}
+		for range 3 {
+			expect(c, 9, false)
+			expect(other, 10, false)
+			time.Sleep(time.Second - 1)
+			expect(c, 1, false)
+			expect(c, 1, true)
+			expect(other, 0, false)
+			expect(other, 1, true)
+			time.Sleep(time.Nanosecond)
+		}
+		l.config = &Config{}
+		expect(c, 1000, false)
+	})
+}

@@ -14,7 +14,7 @@
 //  3. Each client is sent, with one non-blocking write, all that lies between its cursor and the head of its channel
 //     (flush). Clients at the same cursor, the usual case, are sent the very same slices of the log.
 //  4. The cursor moves on by what the kernel took. A client that could not take all is blocked: it is left alone
-//     until its socket is writable.
+//     until its socket is writable. For one that does not read the kernel takes little beyond what it can send (unsent).
 //  5. When the edge of the log has moved, clients that still need what is below it are slow (sweep): they are closed
 //     with 1013 or skip ahead, and the loop lets the log go on.
 //

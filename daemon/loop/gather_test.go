@@ -56,15 +56,21 @@ func TestGatheringHoldsNobodyUp(t *testing.T) {
 	config.Gather = time.Hour
 	r := start(t, with(config))
 	c := r.dial().join("news")
-	message := string(make([]byte, 60_000))
-	const messages = 40 // twice the log
+	message := string(make([]byte, 10_000))
+	const (
+		messages = 240 // more than twice the log
+		ahead    = 95  // of the client: enough to have the log full, and with what is in the socket not enough to make the client slow
+	)
+	places := make(chan struct{}, ahead)
 	go func() {
 		for range messages {
+			places <- struct{}{}
 			r.publish("news", message)
 		}
 		r.loops.Configure(patient)
 	}()
 	for range messages {
 		c.expectText(message)
+		<-places
 	}
 }

@@ -405,7 +405,7 @@ func TestUnparkedAtARestart(t *testing.T) {
 		d.publish("full", message)
 		d.until("one is full", func(s Stats) bool { return s.Blocked == 1 })
 		gone.Close()
-		d.until("one has gone", func(s Stats) bool { return s.Clients == 3 })
+		d.until("one has gone, and one has not asked", func(s Stats) bool { return s.Clients == 3 && s.Handshakes == 3 && s.Opening == 1 })
 		d.publish("news", "before")
 		restarted := make(chan struct{})
 		go func() {

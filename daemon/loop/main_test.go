@@ -173,6 +173,9 @@ func with(c Config) setting {
 func loopsOf(n int) setting {
 	return func(_ *rig, loops *int, _ *msglog.Options, _ *system) { *loops = n }
 }
+func sized(log int64) setting {
+	return func(_ *rig, _ *int, o *msglog.Options, _ *system) { o.Size = log }
+}
 func entrance(d *door) setting {
 	return func(r *rig, _ *int, _ *msglog.Options, _ *system) { r.door = d }
 }

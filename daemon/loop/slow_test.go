@@ -213,3 +213,32 @@ func TestMemoryOfClientsThatNeverRead(t *testing.T) {
 		}
 	})
 }
+
+// A client that never reads is not given all that the buffer of a TCP socket has room for, which on loopback is more than 2 MB; and what it was given it
+// gets, with what comes after it.
+func TestKernelMemoryOfAClientThatNeverReads(t *testing.T) {
+	r := start(t, loopsOf(1), sized(16<<20))
+	slow, quick := r.dial().join("news"), r.dial().join("news")
+	const most = unsent + 1<<20 // and what has been sent, into a receive buffer that does not grow while nobody reads
+	message := strings.Repeat("m", 30_000)
+	published := 0
+	tell := func() {
+		r.publish("news", message)
+		published += len(message)
+		quick.expectText(message)
+		r.turned()
+	}
+	for r.loops.Stats().Blocked == 0 {
+		if tell(); published > most {
+			t.Fatalf("the socket of a client that never reads has taken %d bytes", published)
+		}
+	}
+	t.Logf("it has taken less than %d bytes", published)
+	for range 20 {
+		tell()
+	}
+	for range published / len(message) {
+		slow.expectText(message)
+	}
+	r.until("in step", func(s Stats) bool { return s.Blocked == 0 && s.Slow == 0 })
+}

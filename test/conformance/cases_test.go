@@ -113,6 +113,12 @@ func pings(in func(string) *chapter) {
 	c.add("ping with bytes that are no text", []string{ping("\x00\xff\xfe\xfd\xfc\xfb\x00\xff")}, pong("\x00\xff\xfe\xfd\xfc\xfb\x00\xff"))
 	c.add("ping of 125 bytes", []string{ping(full)}, pong(full))
 	c.add("ping of 126 bytes", []string{ping(full + "\xfe")}, closed("1002"))
+	for _, control := range []struct {
+		name string
+		op   byte
+	}{{"ping", opPing}, {"pong", opPong}, {"close frame", opClose}} { // of 65,536 bytes, whose length is in its shortest form
+		c.add(control.name+" of 65536 bytes, of which only the header comes", []string{header(fin|control.op, 1<<16, in64, keys[0])}, closed("1002"))
+	}
 	c.add("ping of 125 bytes, byte by byte", chopped(ping(full), 1), pong(full))
 	c.add("pong that nobody has asked for", []string{framed(fin|opPong, "")})
 	c.add("pong with payload that nobody has asked for", []string{framed(fin|opPong, "unsolicited")})
@@ -356,6 +362,7 @@ func forms(in func(string) *chapter) {
 	for _, size := range []int{126, 0x7fff} {
 		c.add(fmt.Sprintf("length %d in 64 bits", size), []string{formed(fin|opText, strings.Repeat("x", size), in64)}, closed("1002"))
 	}
+	c.add("length 65535 in 64 bits, of which only the header comes", []string{header(fin|opText, 0xffff, in64, keys[0])}, closed("1002")) // and not 1009
 	c.add("length in 16 bits of a ping", []string{formed(fin|opPing, "x", in16)}, closed("1002"))
 	c.add("length in 64 bits of a close frame", []string{formed(fin|opClose, "\x03\xe8", in64)}, closed("1002"))
 	c.add("length with its highest bit set", []string{header(fin|opText, 1<<63, in64, keys[0])}, closed("1002"))

@@ -29,6 +29,7 @@ type Daemon struct {
 	room    int // of the descriptor store
 	notify  *notifySocket
 	doom    string // in the environment of the next process
+	under   []string
 
 	process *process  // nil while stopped
 	heard   int       // position in notify behind what has been awaited
@@ -57,6 +58,9 @@ func Socket(name, network string) Option {
 // FDStore gives the daemon a store for that many descriptors (FileDescriptorStoreMax=), which every further process of it
 // gets with its sockets.
 func FDStore(room int) Option { return func(d *Daemon) { d.room = room } }
+
+// Under has further processes started by a program and its arguments, which has to execute the command that follows them.
+func (d *Daemon) Under(words ...string) { d.under = words }
 
 // EmptyStore closes what is stored, as systemd does when a service is stopped.
 func (d *Daemon) EmptyStore() {
@@ -259,7 +263,7 @@ func (d *Daemon) start() error {
 	config := writeFile(d.t, d.dir, "wscast.toml", d.config)
 	// systemd sets LISTEN_PID to the process it executes, which is known before exec only in that process. $0 and
 	// $@ are the program and its arguments.
-	cmd := exec.Command("sh", append([]string{"-c", `export LISTEN_PID=$$; exec "$0" "$@"`, d.program, "--config", config}, d.args...)...)
+	cmd := exec.Command("sh", slices.Concat([]string{"-c", `export LISTEN_PID=$$; exec "$0" "$@"`}, d.under, []string{d.program, "--config", config}, d.args)...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
 		return strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_") || name == "JOURNAL_STREAM" || name == "NOTIFY_SOCKET"

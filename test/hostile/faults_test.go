@@ -1,8 +1,14 @@
 package hostile
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,7 +20,8 @@ import (
 )
 
 // Other faults have their tests where they can be caused best: a full or broken disk, a process that stands still or is stopped, a lost manager in
-// test/booted; errors of single system calls in daemon/loop; damaged logs and tables in daemon/msglog and daemon/survive.
+// test/booted; errors of single system calls, and a time of day that jumps, in daemon/loop, daemon/msglog and ipc; damaged logs and tables in
+// daemon/msglog and daemon/survive.
 
 // Without descriptors who connects waits, clients as well as publishers; those who are there are served, it is said once, and with descriptors everybody gets
 // in.
@@ -135,7 +142,7 @@ func TestNginxKilledUnderLoad(t *testing.T) {
 	defer load.Wait()
 	defer stop()
 	load.Go(func() {
-		if err := pour(ctx, "unix", d.PublishSocket(), strings.Repeat(resp("PUBLISH", "load", strings.Repeat("x", 1000)), 10)); err != nil {
+		if err := pour(ctx, func() {}, "unix", d.PublishSocket(), strings.Repeat(resp("PUBLISH", "load", strings.Repeat("x", 1000)), 10)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -199,4 +206,173 @@ func TestStoppedAndContinued(t *testing.T) {
 		client.expect("on")
 		late.expect("on")
 	}
+}
+
+// A log file that was damaged while nobody had it costs what was damaged and no more: what is sent of it is what was published, in order, and the daemon says what
+// it has found, keeps a file that it cannot use, and goes on.
+func TestDamagedLogFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	d := harness.Start(t, harness.Config(fmt.Sprintf("[log]\nsize = \"1MiB\"\npath = %q\n[publish]\nmax_message = 1000\n[websocket]\nclose_timeout = \"50ms\"\n", path)))
+	const messages = 60
+	text := func(i int) string { return fmt.Sprintf("message %d, %s", i, strings.Repeat("x", 500)) }
+	o := observe(t, d)
+	for i := range messages {
+		o.publish("news", text(i))
+	}
+	d.Stop()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(whole, []byte(text(messages/2)))
+	if at < 0 {
+		t.Fatal("message is not in the file")
+	}
+	changed := func(at int, with ...byte) []byte { return slices.Concat(whole[:at], with, whole[at+len(with):]) }
+	const anew = "the log begins anew"
+	for name, damage := range map[string]struct {
+		content []byte
+		said    string
+		left    int // messages at least
+	}{
+		"nothing":        {whole, "the log is there", messages},
+		"a payload":      {changed(at+20, '!'), "the log was not closed in good order", messages/2 - 1},
+		"a header":       {changed(at-4, 0xff, 0xff), "the log was not closed in good order", messages/2 - 1},
+		"a page":         {changed(at, make([]byte, 4096)...), "the log was not closed in good order", messages/2 - 8},
+		"the beginning":  {changed(0, make([]byte, 64)...), anew, 0},
+		"all but a half": {whole[:len(whole)/2], anew, 0},
+		"everything":     {bytes.Repeat([]byte("dear diary\n"), len(whole)/11), anew, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(path, damage.content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d.Start()
+			d.AwaitLog(damage.said)
+			o := observe(t, d)
+			o.publish("news", "new")
+			w := dial(t, "tcp", d.Address("websocket"))
+			if status := w.open("", "Sec-WebSocket-Protocol: wscast.v1.json"); status != "101" {
+				t.Fatal(status)
+			}
+			w.hear() // the welcome
+			w.send(frame(opText, `{"command":"history","channel":"news","last":1000}`))
+			w.hear() // how many there are
+			heard := 0
+			for last, end := -1, false; !end; {
+				var m struct{ Data string }
+				if _, payload := w.hear(); json.Unmarshal([]byte(payload), &m) != nil || m.Data == "" {
+					t.Fatalf("%.100q is no message", payload)
+				}
+				if end = m.Data == "new"; end {
+					break
+				}
+				i := last + 1
+				for i < messages && m.Data != text(i) {
+					i++
+				}
+				if i == messages {
+					t.Fatalf("%.100q after message %d", m.Data, last)
+				}
+				last = i
+				heard++
+			}
+			w.Close()
+			if heard < damage.left || heard > damage.left && damage.left == 0 {
+				t.Errorf("%d messages are left, want %d", heard, damage.left)
+			}
+			d.Stop()
+			if damage.said == anew {
+				old, _ := filepath.Glob(path + ".old*")
+				if len(old) != 1 {
+					t.Fatalf("%d files were moved aside", len(old))
+				}
+				if is, err := os.ReadFile(old[0]); err != nil || !bytes.Equal(is, damage.content) {
+					t.Errorf("%s is not what was there: %v", old[0], err)
+				}
+				if err := os.Remove(old[0]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// The machine's own clock, from which all waiting is counted, is another one in each process (time_namespaces(7)), as on a machine that was moved: forth by a
+// month, back to a minute after its start. Who is taken over is neither dropped nor kept waiting, and what was half sent is completed.
+func TestTheMachinesClockJumps(t *testing.T) {
+	unshare := harness.Find(t, "unshare", "util-linux")
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &up); err != nil {
+		t.Fatal(err)
+	}
+	const month = 30 * 24 * 3600
+	d := harness.Start(t, harness.FDStore(100), harness.Config("[publish]\nrate = 2\n"))
+	client, talker, publisher := dial(t, "tcp", d.Address("websocket")), dial(t, "tcp", d.Address("websocket")), dial(t, "unix", d.PublishSocket())
+	if status := client.open("news"); status != "101" {
+		t.Fatal(status)
+	}
+	if status := talker.open("news", "Sec-WebSocket-Protocol: wscast.v1.json"); status != "101" {
+		t.Fatal(status)
+	}
+	talker.hear() // the welcome
+	talker.hear() // that it is subscribed
+	for i, jump := range []int64{month, 60 - up.Sec, 0} {
+		for name, end := range map[string]func(){"restart": d.Stop, "kill": d.Kill} {
+			// A request, a frame and a command are begun; of a publisher that is killed with the daemon nothing is left, as doc/protocol.txt has it.
+			late, half := dial(t, "tcp", d.Address("websocket")), frame(opPing, "are you there")
+			late.send(opening("news")[:40])
+			client.send(half[:9])
+			text := fmt.Sprint(name, " ", i)
+			command := resp("PUBLISH", "news", text)
+			if name == "kill" {
+				publisher.Close()
+			} else {
+				publisher.send(resp("PUBLISH", "other", "x") + resp("PUBLISH", "other", "x") + command[:20]) // as many as it may in a second
+				if lines := publisher.line() + publisher.line(); lines != ":0:0" {
+					t.Fatal(lines)
+				}
+			}
+			end()
+			offset := strconv.FormatInt(jump, 10)
+			d.Under(unshare, "--time", "--monotonic", offset, "--boottime", offset) // needs root
+			d.Start()
+			if clock(t, d.PID()) == clock(t, os.Getpid()) {
+				t.Fatal("the daemon has the clock of everybody")
+			}
+			if name == "kill" {
+				publisher = dial(t, "unix", d.PublishSocket())
+				publisher.send(command)
+			} else {
+				publisher.send(command[20:])
+			}
+			if line := publisher.line(); line != ":2" {
+				t.Errorf("%s: %s", text, line)
+			}
+			client.expect(text)
+			if _, payload := talker.hear(); !strings.Contains(payload, text) {
+				t.Errorf("%s: %s", text, payload)
+			}
+			client.send(half[9:])
+			if first, payload := client.hear(); first != opPong || payload != "are you there" {
+				t.Errorf("%s: %#x %q", text, first, payload)
+			}
+			late.send(opening("news")[40:])
+			if status := late.status(); status != "101" {
+				t.Errorf("%s: %s", text, status)
+			}
+			late.Close()
+			observe(t, d).await("connected_clients", is(2))
+		}
+	}
+}
+
+// clock names the clock that a process goes by.
+func clock(t *testing.T, pid int) string {
+	t.Helper()
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }

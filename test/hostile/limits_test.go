@@ -27,6 +27,7 @@ type limit struct {
 	name      string
 	websocket string // keys
 	publish   string
+	channel   string
 	at        int
 	use       func(r *room, n int) string // uses n of what is limited, and returns what was heard at last
 	fine      string                      // what that is up to the limit
@@ -95,6 +96,44 @@ var limits = []limit{
 		},
 		fine: "1000", over: "1008", counted: "closed_too_fast"},
 
+	{name: "what a client publishes in a second", websocket: "upstream_rate = 1", channel: upstream, at: 1,
+		use: func(r *room, n int) string {
+			w := r.dial()
+			if status := w.open("up/stream"); status != "101" {
+				return status
+			}
+			return w.say(strings.Repeat(frame(opText, "x"), n) + frame(opClose, "\x03\xe8"))
+		},
+		fine: "1000", over: "1008", counted: "closed_too_fast"},
+
+	{name: "what a client publishes in a second, by commands", websocket: "upstream_rate = 1", channel: upstream, at: 1,
+		use: func(r *room, n int) (heard string) {
+			w := r.talker()
+			w.send(strings.Repeat(frame(opText, `{"command":"publish","channel":"up/stream","data":"x"}`), n))
+			for range n {
+				_, answer := w.hear()
+				heard, _, _ = strings.Cut(answer, `,`)
+			}
+			return heard
+		},
+		fine: `{"reply":"published"`, over: `{"error":"too_fast"`, counted: "commands_refused"},
+
+	// With each ping the daemon meets the beginning of the message again, and all pings before it.
+	{name: "a client's frames in a second, in the middle of a message", websocket: "frame_rate = 20", at: 20,
+		use: func(r *room, n int) string {
+			w := r.talker()
+			w.send(frame(0x01, `{"command":`))
+			for range n - 3 {
+				if heard := w.say(frame(opPing, "")); heard != "pong" {
+					return heard
+				}
+			}
+			w.send(frame(0x80, `"ping"}`))
+			w.hear() // the answer
+			return w.say(frame(opClose, "\x03\xe8"))
+		},
+		fine: "1000", over: "1008", counted: "closed_too_fast"},
+
 	{name: "subscriptions of a client", websocket: "max_subscriptions = 3", at: 3,
 		use: func(r *room, n int) (heard string) {
 			w := r.talker()
@@ -106,6 +145,30 @@ var limits = []limit{
 			return heard
 		},
 		fine: `{"reply":"subscribed"`, over: `{"error":"too_many_subscriptions"`, counted: "commands_refused"},
+
+	{name: "subscriptions of a client, and a piece of history", websocket: "max_subscriptions = 3", at: 3,
+		use: func(r *room, n int) string {
+			w := r.talker()
+			for i := range n - 1 {
+				w.send(frame(opText, fmt.Sprintf(`{"command":"subscribe","channel":"c%d"}`, i)))
+				w.hear()
+			}
+			w.send(frame(opText, `{"command":"history","channel":"c0","last":1}`))
+			_, answer := w.hear()
+			heard, _, _ := strings.Cut(answer, `,`)
+			return heard
+		},
+		fine: `{"reply":"history"`, over: `{"error":"too_many_subscriptions"`, counted: "commands_refused"},
+
+	{name: "subscriptions in a URL", websocket: "max_subscriptions = 3", at: 3,
+		use: func(r *room, n int) string {
+			path := harness.WebSocketPath("c0")
+			query := "?" + strings.Repeat("&channel=c1", n-1)
+			w := r.dial()
+			w.send(strings.Replace(opening("c0", "Sec-WebSocket-Protocol: wscast.v1.json"), path, path+query, 1))
+			return w.status()
+		},
+		fine: "101", over: "400", counted: "requests_refused"},
 
 	{name: "channels, by clients", at: 8,
 		use: func(r *room, n int) (heard string) {
@@ -172,6 +235,9 @@ var limits = []limit{
 }
 
 const mostPublishers = 5
+
+// upstream lets clients publish, to local processes only.
+const upstream = "\n[[channel]]\nmatch = \"up/*\"\nupstream = \"local\"\n"
 
 // room is where a row is tried.
 type room struct {
@@ -271,7 +337,7 @@ func TestLimits(t *testing.T) {
 
 func (l limit) configuration() string {
 	return fixedLimits + "[websocket]\n" + l.websocket + fmt.Sprintf("\n[publish]\nmax_connections = %d\n", mostPublishers) + l.publish + "\n" + map[bool]string{
-		true: "max_message = 100000\n"}[!strings.Contains(l.publish, "max_message")]
+		true: "max_message = 100000\n"}[!strings.Contains(l.publish, "max_message")] + l.channel
 }
 
 // The log keeps as many messages as its size has places for, and never more bytes: what is new pushes out what is oldest.
