@@ -267,6 +267,24 @@ func TestCommandLine(t *testing.T) {
 }
 
 // The help has every flag.
+// A service that cannot start is started again at once: it does not end at once. Who starts it by hand is told at once.
+func TestFailureTakesItsTime(t *testing.T) {
+	for name, notify := range map[string]string{"a service": "@nobody", "by hand": ""} {
+		t.Run(name, func(t *testing.T) {
+			cmd := wscastd(t, "--nonsense")
+			cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify)
+			began := time.Now()
+			code, _, stderr := ends(t, cmd)
+			if code != exitUsage || !strings.Contains(stderr, "--nonsense") && !strings.Contains(stderr, "-nonsense") {
+				t.Errorf("exit code %d: %s", code, stderr)
+			}
+			if lived := time.Since(began); notify != "" && lived < leastLife {
+				t.Errorf("it has lived %v, at least are %v", lived, leastLife)
+			}
+		})
+	}
+}
+
 func TestHelp(t *testing.T) {
 	for _, name := range []string{"config FILE", "websocket ADDR", "publish PATH", "demo", "check", "version", "help"} {
 		if !strings.Contains(usage, "\n  --"+name+" ") {

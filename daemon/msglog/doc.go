@@ -59,6 +59,19 @@
 // news of that round: what came later it has not served. The edge lies an eighth of the log above its tail, so appending
 // waits only for a loop that has not come round while an eighth of the log was written, and never for a client.
 //
+// A reader that sleeps is woken for every message, and only then. That none is slept through rests on Go's atomic operations
+// having one order that all goroutines see (the Go memory model), and on the order of these steps:
+//
+//	who puts        links the message (Channel.last), sets the reader's bit in the channel; the one who finds it unset puts
+//	                the channel on the list, then sets the reader's bit in untold. Flush takes untold, then calls wake.
+//	the reader      takes the list, then clears its bits in those channels, then looks at Channel.last.
+//	before it sleeps it says so (loop.asleep), then looks whether the list is empty; wake looks at asleep.
+//
+// Who finds the bit set has linked before it was cleared, so the reader, which looks after that, serves the message. Who finds
+// it unset has the channel on the list before wake is called, by whoever took the bit from untold: if wake finds the reader
+// awake, the reader looks at the list after that. One whose channel is on the list already, of a batch that is not flushed
+// yet, flushes for both: the bit in untold was set under the same lock as the list.
+//
 // A Follower is a local process that reads along. It copies, checks afterwards that what it copied was not overwritten
 // meanwhile, and is told ErrBehind if it was. It holds nobody up.
 //

@@ -1,8 +1,10 @@
 package survive
 
 import (
+	"bytes"
 	"errors"
 	"os"
+	"strconv"
 	"testing"
 	"unsafe"
 
@@ -17,6 +19,36 @@ func newTable(t testing.TB, slots int) *Table {
 	}
 	t.Cleanup(func() { table.Close() })
 	return table
+}
+
+// After MakeRoom the kernel has places for as many descriptors as there were clients, and some more.
+func TestMakeRoom(t *testing.T) {
+	const clients = 3000
+	table := newTable(t, 10_000)
+	for range clients {
+		if _, _, err := table.Take(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table.MakeRoom()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nFDSize:\t")) // proc_pid_status(5)
+	size, _, _ := bytes.Cut(rest, []byte("\n"))
+	if n, err := strconv.Atoi(string(size)); err != nil || n < clients+spare {
+		t.Errorf("there are places for %s descriptors, %v", size, err)
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if n, _ := strconv.Atoi(e.Name()); n >= clients {
+			t.Errorf("descriptor %d is left open", n)
+		}
+	}
 }
 
 // reopen is the table as the next process finds it.

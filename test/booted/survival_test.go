@@ -151,9 +151,11 @@ func TestNewClientsSurviveKills(t *testing.T) {
 }
 
 // Kills hit writes of messages that do not fit into the send buffers of sockets. There are more of them until one has been in the middle of such a write.
+// WSCAST_TEST_LARGE sets how many clients.
 func TestLargeMessagesAreNotBroken(t *testing.T) {
 	m := booted.Boot(t)
-	const clients, least, most = 200, 12, 100
+	clients := fromEnvironment(t, "WSCAST_TEST_LARGE", 200)
+	const least, most = 12, 100
 	c := crowd.Gather(t, "tcp", m.Address(), clients)
 	c.Publish(m.PublishSocket(), crowd.Flow{Publishers: 2, Size: 100_000, Window: 30})
 	last, repaired := "", 0
@@ -168,7 +170,7 @@ func TestLargeMessagesAreNotBroken(t *testing.T) {
 	c.AwaitMessages(20)
 	c.Finish()
 	times, _, repaired, lost := adoptions(t, m)
-	t.Logf("%d messages, %d adoptions: %d repaired, %d lost", c.Messages(), times, repaired, lost)
+	t.Logf("%d clients, %d messages, %d adoptions: %d repaired, %d lost", clients, c.Messages(), times, repaired, lost)
 	if repaired == 0 {
 		t.Error("no client was in the middle of a write")
 	}

@@ -307,7 +307,7 @@ func TestTheMachinesClockJumps(t *testing.T) {
 		t.Fatal(err)
 	}
 	const month = 30 * 24 * 3600
-	d := harness.Start(t, harness.FDStore(100), harness.Config("[publish]\nrate = 2\n"))
+	d := harness.Start(t, harness.FDStore(100), harness.Config("[websocket]\nclose_timeout = \"50ms\"\n[publish]\nrate = 2\n"))
 	client, talker, publisher := dial(t, "tcp", d.Address("websocket")), dial(t, "tcp", d.Address("websocket")), dial(t, "unix", d.PublishSocket())
 	if status := client.open("news"); status != "101" {
 		t.Fatal(status)
@@ -340,6 +340,15 @@ func TestTheMachinesClockJumps(t *testing.T) {
 			if clock(t, d.PID()) == clock(t, os.Getpid()) {
 				t.Fatal("the daemon has the clock of everybody")
 			}
+			// A client that does not close is given up by the clock that says as well who has been silent for too long.
+			o, open := observe(t, d), dial(t, "tcp", d.Address("websocket"))
+			if status := open.open("other"); status != "101" {
+				t.Fatal(status)
+			}
+			open.send(frame(opClose, ""))
+			open.hear()
+			o.await("connected_clients", is(2))
+			o.await("closing", is(0))
 			if name == "kill" {
 				publisher = dial(t, "unix", d.PublishSocket())
 				publisher.send(command)
@@ -362,7 +371,7 @@ func TestTheMachinesClockJumps(t *testing.T) {
 				t.Errorf("%s: %s", text, status)
 			}
 			late.Close()
-			observe(t, d).await("connected_clients", is(2))
+			o.await("connected_clients", is(2))
 		}
 	}
 }
