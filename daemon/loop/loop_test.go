@@ -2,8 +2,10 @@ package loop
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"reflect"
 	"sync"
@@ -156,6 +158,36 @@ func TestWakeUps(t *testing.T) {
 		r.publish("news", "y")
 	}
 	all.Wait()
+}
+
+// A message is delivered because of its own wake-up: alone, with nothing else that would wake the loop, and among others, which take the list of news
+// while it is being put there. Each comes when the loop has just sent the one before it, and is about to fall asleep.
+func TestNoWakeUpIsLost(t *testing.T) {
+	for _, channels := range []int{1, 3} {
+		t.Run(fmt.Sprintf("channels: %d", channels), func(t *testing.T) {
+			r := start(t, loopsOf(1))
+			var all sync.WaitGroup
+			for i := range channels {
+				name := fmt.Sprint("c", i)
+				c := r.pair(0).join(name)
+				all.Go(func() {
+					for n := range 10_000 / channels {
+						for range rand.IntN(2000) { // some microseconds
+						}
+						if _, _, err := r.store.Put([]byte(name), []byte("x"), nil, frame.Text); err != nil {
+							t.Error(err)
+						}
+						r.store.Flush()
+						if op, b, err := c.next(); err != nil || op != frame.Text || string(b) != "x" {
+							t.Errorf("message %d: frame %d %q, %v", n, op, b, err)
+							return
+						}
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
 }
 
 // What a client whose socket is full is to be told is in its record, for an heir to say.
