@@ -289,6 +289,7 @@ func TestFloods(t *testing.T) {
 			})
 		}
 		c := connect(r).join("news")
+		r.until("flooded", func(s Stats) bool { return s.Received > 0 })
 		for i := range 50 {
 			r.publish("news", fmt.Sprint(i))
 			c.expectText(fmt.Sprint(i))
@@ -298,8 +299,5 @@ func TestFloods(t *testing.T) {
 		}
 		close(stop)
 		flood.Wait()
-		if r.loops.Stats().Received == 0 {
-			t.Error("nothing was received of the floods")
-		}
 	})
 }
