@@ -289,13 +289,14 @@ func keys(t *testing.T, m manual) {
 	}
 	got, want := load(t, file), daemon.Defaults()
 	want.Publish.Allow = []daemon.AllowConfig{{Users: []string{"mail", "1001"}, Groups: []string{"adm"}, Publish: []string{"mail/*", "alerts"}, Subscribe: []string{"mail/*"}}}
+	want.Log.Own = []daemon.OwnLogConfig{{Match: "alerts/*", Size: want.Log.Size, Channels: want.Log.Channels}}
 	want.Channel = []daemon.ChannelConfig{{Match: "camera/*", Frames: "auto", Upstream: "off"}} // match has no default
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the lines of wscast.toml(5) are\n%+v\nand the defaults\n%+v", got, want)
 	}
 }
 
-// eachKey goes through the keys of a configuration, without those of [[channel]] and [[publish.allow]].
+// eachKey goes through the keys of a configuration, without those of sections that are repeated.
 func eachKey(config reflect.Value, do func(key string, value reflect.Value)) {
 	for i := range config.NumField() {
 		section := config.Type().Field(i)

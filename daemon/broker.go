@@ -79,7 +79,7 @@ func (t tail) TryNext(want func(channel string) bool) (ipc.Message, bool, error)
 }
 
 func message(m msglog.Message) ipc.Message {
-	return ipc.Message{Channel: m.Channel, Data: m.Data, Seq: m.Seq}
+	return ipc.Message{Channel: m.Channel, Data: m.Data, Seq: m.Number}
 }
 
 func errorOf(err error) error {

@@ -91,6 +91,18 @@ type LogConfig struct {
 	Size     Size   `toml:"size" fixed:"yes"`
 	Channels int    `toml:"channels" fixed:"yes"`
 	Path     string `toml:"path" fixed:"yes"`
+
+	Own []OwnLogConfig `toml:"own" fixed:"yes"`
+}
+
+// OwnLogConfig is a log for the channels whose names match; a channel has that of the first section that matches it, and that
+// of [log] if none does.
+type OwnLogConfig struct {
+	Match    string   `toml:"match"`
+	Size     Size     `toml:"size"` // 0: as in [log], as with Channels
+	Age      Duration `toml:"age"`
+	Channels int      `toml:"channels"`
+	Path     string   `toml:"path"`
 }
 
 // DaemonConfig is about the process.
@@ -230,6 +242,7 @@ func hintFor(message string) string {
 const (
 	shortestTime = Duration(50 * time.Millisecond)
 	longestTime  = Duration(time.Hour)
+	longestAge   = Duration(10 * 365 * 24 * time.Hour)
 	// maxGreeting: the greeting goes out with the answer to the handshake, which has to fit into an empty send buffer.
 	maxGreeting = 4 << 10
 	// maxRate is more than one connection can publish.
@@ -321,8 +334,8 @@ func (c *Config) check() *ConfigError {
 		return bad("log.size", l.Size, "between %s and %s", Size(msglog.MinSize), Size(msglog.MaxSize))
 	case l.Channels < 1 || l.Channels > msglog.MaxChannels:
 		return bad("log.channels", l.Channels, "between 1 and %d", msglog.MaxChannels)
-	case l.Path != "" && (!filepath.IsLocal(strings.TrimLeft(l.Path, "/")) || path.Clean(l.Path) != l.Path || l.Path == "." || strings.ContainsFunc(l.Path, unicode.IsControl)):
-		return bad("log.path", l.Path, "the path of a file: below the state directory, such as \"log\", or absolute, such as \"/srv/wscast/log\"; or \"\" for memory")
+	case !possiblePath(l.Path):
+		return bad("log.path", l.Path, pathHint)
 	case p.MaxMessage < 1 || p.MaxMessage > largest:
 		return bad("publish.max_message", p.MaxMessage, "at most %d bytes: an eighth of log.size, which is %s, less a frame's header, and %s at the most",
 			largest, l.Size, Size(maxPublish))
@@ -355,6 +368,9 @@ func (c *Config) check() *ConfigError {
 	if _, err := level(d.LogLevel); err != nil {
 		return bad("daemon.log_level", d.LogLevel, "\"debug\", \"info\", \"warn\" or \"error\"")
 	}
+	if err := l.checkOwn(); err != nil {
+		return err
+	}
 	for i, ch := range c.Channel {
 		switch {
 		case ch.Match == "":
@@ -366,6 +382,80 @@ func (c *Config) check() *ConfigError {
 		}
 	}
 	return nil
+}
+
+const pathHint = "the path of a file: below the state directory, such as \"log\", or absolute, such as \"/srv/wscast/log\"; or \"\" for memory"
+
+// possiblePath tells whether a log can be there, as far as the path itself says, or in memory.
+func possiblePath(file string) bool {
+	return file == "" || filepath.IsLocal(strings.TrimLeft(file, "/")) && path.Clean(file) == file && file != "." && !strings.ContainsFunc(file, unicode.IsControl)
+}
+
+// checkOwn is about the sections [[log.own]].
+func (l *LogConfig) checkOwn() *ConfigError {
+	if len(l.Own) > msglog.MaxRings-1 {
+		return &ConfigError{Text: fmt.Sprintf("log.own is there %d times", len(l.Own)),
+			Hint: fmt.Sprintf("write it at most %d times: each is one more descriptor that the service manager keeps", msglog.MaxRings-1)}
+	}
+	total := l.Size
+	for i := range l.Own {
+		o := l.own(i)
+		bad := func(key string, value any, hint string, args ...any) *ConfigError {
+			return &ConfigError{Text: fmt.Sprintf("log.own[%d].%s = %s is not possible", i, key, show(value)), Hint: fmt.Sprintf(hint, args...)}
+		}
+		switch total += o.Size; {
+		case o.Match == "" || len(o.Match) > msglog.MaxMatch || strings.ContainsFunc(o.Match, unicode.IsControl):
+			return bad("match", o.Match, "a channel's name or a pattern of at most %d bytes, such as \"camera/*\"", msglog.MaxMatch)
+		case slices.ContainsFunc(l.Own[:i], func(other OwnLogConfig) bool { return other.Match == o.Match }):
+			return bad("match", o.Match, "another [[log.own]] above has it already")
+		case o.Size < msglog.MinSize || o.Size > msglog.MaxSize:
+			return bad("size", o.Size, "between %s and %s; without it, as log.size", Size(msglog.MinSize), Size(msglog.MaxSize))
+		case total > msglog.MaxSize:
+			return bad("size", o.Size, "all logs together have at most %s", Size(msglog.MaxSize))
+		case o.Age != 0 && (o.Age < Duration(time.Second) || o.Age > longestAge):
+			return bad("age", o.Age, "between \"1s\" and %q, or \"0s\" for no limit", longestAge)
+		case o.Channels < 1 || o.Channels > msglog.MaxChannels:
+			return bad("channels", o.Channels, "between 1 and %d; without it, as log.channels", msglog.MaxChannels)
+		case !possiblePath(o.Path):
+			return bad("path", o.Path, pathHint)
+		}
+		// A file is made beside its path, with .new at its end, and one that is of no use is moved to one with .old.
+		for n, other := range append([]string{l.Path}, l.ownPaths(i)...) {
+			whose := "log.path"
+			if n > 0 {
+				whose = fmt.Sprintf("log.own[%d].path", n-1)
+			}
+			if o.Path != "" && (o.Path == other || isBeside(o.Path, other) || isBeside(other, o.Path)) {
+				return bad("path", o.Path, "%s is %q: each log has a file of its own, and .new, .old and .old2 to .old9 at the end of its name are for it too", whose, other)
+			}
+		}
+	}
+	return nil
+}
+
+// own is a section with what it takes from [log].
+func (l *LogConfig) own(i int) OwnLogConfig {
+	o := l.Own[i]
+	o.Size, o.Channels = cmp.Or(o.Size, l.Size), cmp.Or(o.Channels, l.Channels)
+	return o
+}
+
+// ownPaths are the paths of the first n sections.
+func (l *LogConfig) ownPaths(n int) (paths []string) {
+	for _, o := range l.Own[:n] {
+		paths = append(paths, o.Path)
+	}
+	return paths
+}
+
+// isBeside tells whether a name is one that package msglog uses beside a log's path.
+func isBeside(name, path string) bool {
+	rest, ok := strings.CutPrefix(name, path)
+	if !ok || path == "" {
+		return false
+	}
+	number, old := strings.CutPrefix(rest, ".old")
+	return rest == ".new" || old && (number == "" || len(number) == 1 && number >= "2")
 }
 
 // checkAddress takes host:port, or the path of a Unix-domain socket, which has a slash in it.

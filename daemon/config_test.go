@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -49,6 +50,10 @@ func TestShippedFileHasEveryKey(t *testing.T) {
 	allow := []AllowConfig{{Users: []string{"mail", "1001"}, Groups: []string{"adm"}, Publish: []string{"mail/*", "alerts"}, Subscribe: []string{"mail/*"}}}
 	if !reflect.DeepEqual(c.Publish.Allow, allow) {
 		t.Errorf("the example of [[publish.allow]] is %+v, want %+v", c.Publish.Allow, allow)
+	}
+	own := []OwnLogConfig{{Match: "alerts/*", Size: 16 << 20, Age: Duration(24 * time.Hour), Channels: 1000, Path: "alerts.log"}}
+	if !reflect.DeepEqual(c.Log.Own, own) {
+		t.Errorf("the example of [[log.own]] is %+v, want %+v", c.Log.Own, own)
 	}
 	var keys []string
 	section := ""
@@ -202,6 +207,22 @@ func TestEveryErrorNamesTheKeyAndSaysWhatToDo(t *testing.T) {
 		{"[daemon]\nloops = 65", "daemon.loops = 65 is not possible", "between 1 and 64, or 0"},
 		{"[daemon]\nloops = -1", "daemon.loops = -1 is not possible", "between 1 and 64, or 0"},
 		{"[daemon]\nlog_level = \"loud\"", `daemon.log_level = "loud" is not possible`, `"debug", "info", "warn" or "error"`},
+		{"[log.own]\nmatch = \"a\"", "log.own is a section that can be repeated", "write [[log.own]]"},
+		{"[[log.own]]\nmatsch = \"a\"", `unknown key "log.own[0].matsch"`, `did you mean "log.own.match"?`},
+		{"[[log.own]]\nage = 7", "log.own[0].age has a value of the wrong type", "a duration in quotes"},
+		{"[[log.own]]\nsize = \"2MiB\"", `log.own[0].match = "" is not possible`, "a channel's name or a pattern"},
+		{"[[log.own]]\nmatch = \"" + strings.Repeat("a", 129) + "\"", "log.own[0].match = ", "at most 128 bytes"},
+		{"[[log.own]]\nmatch = \"a\"\n[[log.own]]\nmatch = \"a\"", `log.own[1].match = "a" is not possible`, "another [[log.own]] above has it already"},
+		{strings.Repeat("[[log.own]]\nmatch = \"a\"\n", 16), "log.own is there 16 times", "write it at most 15 times"},
+		{"[[log.own]]\nmatch = \"a\"\nsize = \"1KiB\"", `log.own[0].size = "1KiB" is not possible`, "between 1MiB and 1TiB"},
+		{"[[log.own]]\nmatch = \"a\"\nsize = \"1TiB\"", `log.own[0].size = "1TiB" is not possible`, "all logs together have at most 1TiB"},
+		{"[[log.own]]\nmatch = \"a\"\nage = \"1ms\"", `log.own[0].age = "1ms" is not possible`, `"0s" for no limit`},
+		{"[[log.own]]\nmatch = \"a\"\nage = \"-1s\"", `log.own[0].age = "-1s" is not possible`, `"0s" for no limit`},
+		{"[[log.own]]\nmatch = \"a\"\nchannels = 16777217", "log.own[0].channels = 16777217 is not possible", "as log.channels"},
+		{"[[log.own]]\nmatch = \"a\"\npath = \"../log\"", `log.own[0].path = "../log" is not possible`, "the path of a file"},
+		{"[log]\npath = \"log\"\n[[log.own]]\nmatch = \"a\"\npath = \"log\"", `log.own[0].path = "log" is not possible`, `log.path is "log"`},
+		{"[[log.own]]\nmatch = \"a\"\npath = \"log.new\"\n[[log.own]]\nmatch = \"b\"\npath = \"log\"", `log.own[1].path = "log" is not possible`, `log.own[0].path is "log.new"`},
+		{"[[log.own]]\nmatch = \"a\"\npath = \"log\"\n[[log.own]]\nmatch = \"b\"\npath = \"log.old9\"", `log.own[1].path = "log.old9" is not possible`, `log.own[0].path is "log"`},
 		{"[[publish.allow]]\npublish = [\"*\"]", "publish.allow[0] is for nobody", `users = ["*"] for whoever can open the socket`},
 		{"[[publish.allow]]\nusers = []\ngroups = []\npublish = [\"*\"]", "publish.allow[0] is for nobody", `write users = ["…"]`},
 		{"[[publish.allow]]\nusers = [\"root\"]", "publish.allow[0] allows nothing", `write publish = ["…"]`},

@@ -11,8 +11,8 @@ import (
 // What is known about the configuration's keys comes from the structures and their tags alone: a key is its section's
 // name, a dot, and its own name, as websocket.ping.
 
-// Keys are the names of all keys, in the order of the file; those of the repeated sections [[channel]] and [[publish.allow]] as
-// channel.match and publish.allow.users.
+// Keys are the names of all keys, in the order of the file; those of the repeated sections [[channel]], [[publish.allow]] and
+// [[log.own]] as channel.match, publish.allow.users and log.own.match.
 func Keys() []string {
 	var keys []string
 	for section := range fields(reflect.TypeFor[Config]()) {

@@ -25,7 +25,7 @@ func (k *keeper) reboot() {
 // history is what the log has on the channel news.
 func (r *running) history(t *testing.T) (messages []string) {
 	t.Helper()
-	u := r.d.store.Usage()
+	u := r.d.store.Usage()[0]
 	f := r.d.store.FollowFrom(u.Head - u.Messages)
 	defer f.Close()
 	for {
@@ -87,7 +87,7 @@ func TestLogSurvivesStop(t *testing.T) {
 	r = start(t, func(o *Options, dir string) { o.Config.Log.Path, o.Config.Log.Size = path, 16<<20 })
 	r.log.expect(t, "the log has a new size")
 	r.expectHistory(t, "one", "two", "three")
-	if u := r.d.store.Usage(); u.Size != 16<<20 || u.Epoch != epoch || u.Path != path {
+	if u := r.d.store.Usage()[0]; u.Size != 16<<20 || u.Epoch != epoch || u.Path != path {
 		t.Errorf("%+v", u)
 	}
 	r = start(t)
@@ -115,7 +115,7 @@ func TestLogPathByHand(t *testing.T) {
 	}
 	t.Setenv("STATE_DIRECTORY", t.TempDir()+":/elsewhere")
 	r := start(t, func(o *Options, dir string) { o.Config.Log.Path = "log" })
-	if is, want := r.d.store.Path(), filepath.Join(strings.TrimSuffix(os.Getenv("STATE_DIRECTORY"), ":/elsewhere"), "log"); is != want {
+	if is, want := r.d.store.Path(0), filepath.Join(strings.TrimSuffix(os.Getenv("STATE_DIRECTORY"), ":/elsewhere"), "log"); is != want {
 		t.Errorf("the log is at %s, want %s", is, want)
 	}
 }
@@ -137,7 +137,7 @@ func TestLogPathChanges(t *testing.T) {
 		}
 		r = k.reign(t, logSize, path)
 		r.expectHistory(t, want...)
-		if u := r.d.store.Usage(); u.Epoch != epoch || u.Path != path {
+		if u := r.d.store.Usage()[0]; u.Epoch != epoch || u.Path != path {
 			t.Fatalf("%d: %+v", i, u)
 		}
 		if s := r.d.status(); strings.Contains(s, "log") {
@@ -163,7 +163,7 @@ func TestLogPathChanges(t *testing.T) {
 	if r.d.store.Epoch() == epoch {
 		t.Error("the epoch is the one of a log that may have had more messages")
 	}
-	if _, ok := r.d.store.Sequence(epoch, uint64(len(want))); !ok {
+	if _, ok := r.d.store.Sequence(0, epoch, uint64(len(want))); !ok {
 		t.Error("ids of messages that are there are refused")
 	}
 	conn = r.connect(t)
@@ -202,14 +202,14 @@ func TestLogPathCannotBeUsed(t *testing.T) {
 	r = k.reign(t, logSize, "relative")
 	r.tell(t, conn, "four")
 	r.log.expect(t, "log.path cannot be used")
-	if u := r.d.store.Usage(); u.Path != path || u.Epoch != epoch {
+	if u := r.d.store.Usage()[0]; u.Path != path || u.Epoch != epoch {
 		t.Errorf("%+v", u)
 	}
 	k.end(r)
 	r = k.reign(t, logSize, filepath.Join(filepath.Dir(path), "none", "log"))
 	r.tell(t, conn, "five")
 	r.log.expect(t, "log.path cannot be used")
-	if u := r.d.store.Usage(); u.Path != path || u.Epoch != epoch {
+	if u := r.d.store.Usage()[0]; u.Path != path || u.Epoch != epoch {
 		t.Errorf("%+v", u)
 	}
 }
@@ -226,7 +226,7 @@ func TestLogOutlivesTable(t *testing.T) {
 	r = k.reign(t, logSize, path)
 	expectClosed(t, conn, websocket.CloseAbnormalClosure)
 	r.expectHistory(t, "one")
-	if _, ok := r.d.store.Sequence(epoch, 1); !ok || r.d.store.Path() != path {
+	if _, ok := r.d.store.Sequence(0, epoch, 1); !ok || r.d.store.Path(0) != path {
 		t.Error("it is another log")
 	}
 	conn = r.connect(t)
@@ -250,7 +250,7 @@ func TestLogOutlivesTable(t *testing.T) {
 	expectClosed(t, conn, websocket.CloseServiceRestart)
 	r.log.expect(t, "it may be what makes the daemon crash")
 	r.expectHistory(t)
-	if _, err := os.Stat(path + ".old"); err != nil || r.d.store.Path() != path {
+	if _, err := os.Stat(path + ".old"); err != nil || r.d.store.Path(0) != path {
 		t.Error(err)
 	}
 	conn = r.connect(t)

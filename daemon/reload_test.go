@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/http"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -112,16 +113,17 @@ func TestReloadNamesWhatWaitsForARestart(t *testing.T) {
 	r.reloadWith(reloaded, r.changed(func(c *Config) {
 		c.WebSocket.Listen = []string{"127.0.0.1:1"}
 		c.Log.Size *= 2
+		c.Log.Own = []OwnLogConfig{{Match: "quiet"}}
 		c.WebSocket.Greeting = "welcome"
 	}))
-	for _, key := range []string{"websocket.listen", "log.size"} {
+	for _, key := range []string{"websocket.listen", "log.size", "log.own"} {
 		r.log.expect(t, `level=WARN msg="a changed key takes effect at the next restart" key=`+key)
 	}
-	if n := strings.Count(r.log.String(), "takes effect at the next restart"); n != 2 {
+	if n := strings.Count(r.log.String(), "takes effect at the next restart"); n != 3 {
 		t.Errorf("%d keys are named:\n%s", n, r.log)
 	}
 	is := r.d.config.Load()
-	if is.Log != was.Log || is.WebSocket.Listen[0] != was.WebSocket.Listen[0] || is.WebSocket.Greeting != "welcome" {
+	if !reflect.DeepEqual(is.Log, was.Log) || is.WebSocket.Listen[0] != was.WebSocket.Listen[0] || is.WebSocket.Greeting != "welcome" {
 		t.Errorf("in force is %+v", is)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"wscast/daemon/loop"
+	"wscast/daemon/msglog"
 	"wscast/ipc"
 )
 
@@ -35,20 +36,21 @@ func (d *Daemon) measure(messages, deliveries uint64) *rates {
 
 // status is the line that systemctl status shows.
 func (d *Daemon) status() string {
-	u, s := d.store.Usage(), d.loops.Stats()
-	r := d.measure(u.Published, s.Deliveries)
+	all, s := d.store.Usage(), d.loops.Stats()
+	r := d.measure(all[0].Published, s.Deliveries)
+	channels := 0
+	for _, u := range all {
+		channels += u.Channels
+	}
 	return fmt.Sprintf("%d clients, %d channels, %.0f messages/s in, %.0f messages/s out",
-		s.Clients-s.Opening-s.Closing, u.Channels, r.perSecond.messages, r.perSecond.deliveries) + d.survival.status()
+		s.Clients-s.Opening-s.Closing, channels, r.perSecond.messages, r.perSecond.deliveries) + d.survival.status()
 }
 
 // Info implements ipc.Broker: what INFO and wscast status say.
 func (d *Daemon) Info() []ipc.Section {
-	u, s := d.store.Usage(), d.loops.Stats()
+	all, s := d.store.Usage(), d.loops.Stats()
+	u := &all[0]
 	r := d.measure(u.Published, s.Deliveries)
-	age := time.Duration(0)
-	if !u.Oldest.IsZero() {
-		age = max(0, time.Since(u.Oldest))
-	}
 	stats := ipc.Section{Name: "Stats", Fields: []ipc.Field{
 		{Key: "messages_per_second", Value: rate(r.perSecond.messages)},
 		{Key: "deliveries_per_second", Value: rate(r.perSecond.deliveries)},
@@ -69,6 +71,21 @@ func (d *Daemon) Info() []ipc.Section {
 	for i, n := range s.Closed {
 		stats.Fields = append(stats.Fields, ipc.Field{Key: "closed_" + loop.CloseClasses[i], Value: count(n)})
 	}
+	log := ipc.Section{Name: "Log", Fields: []ipc.Field{
+		{Key: "log_path", Value: place(u.Path)},
+		{Key: "epoch", Value: fmt.Sprintf("%016x", u.Epoch)},
+		{Key: "head", Value: count(u.Head)},
+		{Key: "messages_kept", Value: count(u.Messages)},
+		{Key: "messages_limit", Value: count(u.Entries)},
+		{Key: "bytes_kept", Value: count(u.Bytes)},
+		{Key: "bytes_limit", Value: count(u.Size)},
+		{Key: "oldest_age_seconds", Value: oldest(u)},
+		{Key: "channels", Value: strconv.Itoa(u.Channels)},
+		{Key: "channels_limit", Value: strconv.Itoa(u.Places)},
+	}}
+	for i := range all[1:] {
+		log.Fields = append(log.Fields, ipc.Field{Key: fmt.Sprint("log_own_", i), Value: ownLog(&all[i+1])})
+	}
 	return []ipc.Section{
 		d.survival.info(&s),
 		{Name: "Clients", Fields: []ipc.Field{
@@ -79,19 +96,23 @@ func (d *Daemon) Info() []ipc.Section {
 			{Key: "loops", Value: strconv.Itoa(d.loops.Len())},
 		}},
 		stats,
-		{Name: "Log", Fields: []ipc.Field{
-			{Key: "log_path", Value: place(u.Path)},
-			{Key: "epoch", Value: fmt.Sprintf("%016x", u.Epoch)},
-			{Key: "head", Value: count(u.Head)},
-			{Key: "messages_kept", Value: count(u.Messages)},
-			{Key: "messages_limit", Value: count(u.Entries)},
-			{Key: "bytes_kept", Value: count(u.Bytes)},
-			{Key: "bytes_limit", Value: count(u.Size)},
-			{Key: "oldest_age_seconds", Value: strconv.FormatFloat(age.Seconds(), 'f', 3, 64)},
-			{Key: "channels", Value: strconv.Itoa(u.Channels)},
-			{Key: "channels_limit", Value: strconv.Itoa(u.Places)},
-		}},
+		log,
 	}
+}
+
+// oldest is the age of a log's oldest message in seconds.
+func oldest(u *msglog.Usage) string {
+	age := time.Duration(0)
+	if !u.Oldest.IsZero() {
+		age = max(0, time.Since(u.Oldest))
+	}
+	return strconv.FormatFloat(age.Seconds(), 'f', 3, 64)
+}
+
+// ownLog is the line of a log of some channels. The pattern comes last, since it can have a comma in it.
+func ownLog(u *msglog.Usage) string {
+	return fmt.Sprintf("messages_kept=%d,messages_limit=%d,bytes_kept=%d,bytes_limit=%d,oldest_age_seconds=%s,channels=%d,channels_limit=%d,log_path=%s,match=%s",
+		u.Messages, u.Entries, u.Bytes, u.Size, oldest(u), u.Channels, u.Places, place(u.Path), u.Match)
 }
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -1,16 +1,12 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"path"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,14 +23,9 @@ import (
 // What outlives the process: the log, the connection table and the parked connections are with systemd. There is one way to start, which is to
 // take over what is there. With nothing there, or with what cannot be trusted, it is made new.
 
-// logNames are the names of the log in the fd store: in turn, so that a log of another size is there before the old one is removed.
-var logNames = [2]string{"log", "log.2"}
-
-func isLog(name string) bool { return slices.Contains(logNames[:], name) }
-
 // isStored tells whether a descriptor of that name is one that a process has left for the next one.
 func isStored(name string) bool {
-	return isLog(name) || name == survive.TableName || name == survive.ProbeName || survive.IsSegment(name) || survive.IsHanded(name)
+	return isLog(name) || isTable(name) || name == survive.ProbeName || survive.IsSegment(name) || survive.IsHanded(name)
 }
 
 const (
@@ -50,22 +41,23 @@ const (
 
 // survival is what this process has taken over and leaves behind.
 type survival struct {
-	manager *survive.Store // nil: none
-	keeper  survive.Keeper // manager, or nobody
-	log     *msglog.Log
-	logName string // in the store
-	path    string // of the log, as configured; "" for memory
-	noPath  string // why the log is not there; "" when it is
-	journal *slog.Logger
-	warned  bool // of the log's disk
-	failed  int  // adoptions in a row that did not go well
-	keep    survive.Keep
-	found   []survive.Found
-	handed  []survive.Handed // connections of publishers
-	took    time.Duration    // to adopt
-	room    int              // that watch has found in the store
-	stuck   bool             // a loop stands still, and the adoption counts as failed for that
-	kick    chan struct{}    // to watch: check now
+	manager   *survive.Store // nil: none
+	keeper    survive.Keeper // manager, or nobody
+	log       *msglog.Log
+	logs      int                 // which of the sets of names the log has in the store
+	tableName string              // in the store
+	wanted    *msglog.Arrangement // of the log, as configured
+	noPath    string              // why a log is not at its path; "" when all are
+	journal   *slog.Logger
+	warned    bool // of the log's disk
+	failed    int  // adoptions in a row that did not go well
+	keep      survive.Keep
+	found     []survive.Found
+	handed    []survive.Handed // connections of publishers
+	took      time.Duration    // to adopt
+	room      int              // that watch has found in the store
+	stuck     bool             // a loop stands still, and the adoption counts as failed for that
+	kick      chan struct{}    // to watch: check now
 
 	mu     sync.Mutex
 	stands standing
@@ -83,7 +75,7 @@ func takeOver(o *Options) (s *survival, err error) {
 	s = &survival{journal: o.Log, room: survive.Enough, kick: make(chan struct{}, 1)}
 	stored := o.Sockets.stored
 	o.Sockets.stored = nil
-	if err := s.findManager(stored); err != nil {
+	if err := s.findManager(stored, len(o.Config.Log.Own)); err != nil {
 		return nil, err
 	}
 	var keeper survive.Keeper = noKeeper{}
@@ -91,15 +83,16 @@ func takeOver(o *Options) (s *survival, err error) {
 		keeper = s.manager
 	}
 	s.keeper = keeper
-	if err := s.findPath(o); err != nil {
+	if err := s.arrange(o); err != nil {
 		return nil, err
 	}
+	s.tableName = survive.TableName
 	var logs, tables, segments, handed []*os.File
 	for _, f := range stored {
 		switch name := f.Name(); {
 		case isLog(name):
 			logs = append(logs, f)
-		case name == survive.TableName:
+		case isTable(name):
 			tables = append(tables, f)
 		case survive.IsSegment(name):
 			segments = append(segments, f)
@@ -113,7 +106,14 @@ func takeOver(o *Options) (s *survival, err error) {
 			survive.Discard(keeper, f)
 		}
 	}
+	var names []string
+	for _, f := range slices.Concat(tables, logs) {
+		names = append(names, f.Name())
+	}
 	bad := s.open(tables, logs)
+	if bad == nil && s.log != nil {
+		s.rearrange()
+	}
 	switch {
 	case s.keep.Table == nil || s.failed > tooOften: // or to give them up in good order has failed as well
 		if len(segments) > 0 {
@@ -130,10 +130,7 @@ func takeOver(o *Options) (s *survival, err error) {
 		if s.keep.Lot != nil {
 			s.keep.Lot.GiveUp(s.found, frame.AppendClose(nil, frame.CloseServiceRestart, loop.RestartReason))
 		}
-		s.giveUp(keeper)
-	}
-	if s.log != nil {
-		s.resize(o)
+		s.giveUp(keeper, names)
 	}
 	if s.handed, err = survive.Received(keeper, handed); err != nil {
 		o.Log.Error("publishers are closed and have to come back", "error", err)
@@ -141,7 +138,7 @@ func takeOver(o *Options) (s *survival, err error) {
 	if s.log == nil { // their states speak of another log
 		s.closeHanded()
 	}
-	return s, s.makeNew(o, keeper)
+	return s, s.makeNew(keeper)
 }
 
 func (s *survival) closeHanded() {
@@ -182,13 +179,16 @@ func (s *survival) hand(suspended []ipc.Suspended, log *slog.Logger) {
 }
 
 // findManager: where something was stored there is a store, and clients wait, so nobody asks now how much room it has.
-func (s *survival) findManager(stored []*os.File) (err error) {
+func (s *survival) findManager(stored []*os.File, more int) (err error) {
 	var held []string
 	for _, f := range stored {
 		held = append(held, f.Name())
 	}
 	if s.manager, err = survive.OpenStore(held); err != nil {
 		return err
+	}
+	if s.manager != nil {
+		s.manager.Expect(2 * more)
 	}
 	switch {
 	case s.manager == nil:
@@ -197,7 +197,7 @@ func (s *survival) findManager(stored []*os.File) (err error) {
 	case !slices.ContainsFunc(held, func(name string) bool { return name != survive.ProbeName }):
 		ctx, cancel := context.WithTimeout(context.Background(), managerPatience)
 		defer cancel()
-		if _, err := s.manager.Probe(ctx, survive.Enough); err != nil {
+		if _, err := s.manager.Probe(ctx, survive.Enough+2*more); err != nil {
 			s.say(func(is *standing) { is.doubt = err.Error() })
 		}
 	}
@@ -206,248 +206,6 @@ func (s *survival) findManager(stored []*os.File) (err error) {
 
 // byHand tells whether there is no service manager.
 func (s *survival) byHand() bool { return s.manager == nil }
-
-// open opens the table and the log that belong together. It returns why what was found cannot be used.
-//
-// The table comes first, since it has the count of those who have failed: what has made them fail may be in the log.
-func (s *survival) open(tables, logs []*os.File) (bad error) {
-	defer func() {
-		for _, f := range slices.Concat(tables, logs) {
-			if f != nil {
-				_ = msglog.Unlock(f) // or whoever opens its file has to wait for the manager to close its descriptor
-				f.Close()
-			}
-		}
-	}()
-	for i, f := range tables {
-		t, err := survive.OpenTable(f)
-		if err != nil {
-			bad = errors.Join(bad, err)
-			continue
-		}
-		s.keep.Table, tables[i] = t, nil
-		break
-	}
-	switch {
-	case s.keep.Table == nil && len(logs) == 0:
-		return bad
-	case s.keep.Table == nil:
-		return errors.Join(bad, errors.New("there is a log, but no connection table"))
-	}
-	if s.failed = s.keep.Table.Begin(); s.failed >= tooOften {
-		return fmt.Errorf("the last %d processes that took it over crashed within %s", s.failed, trusted)
-	}
-	failpoint.Pass("open.table")
-	var making sync.WaitGroup
-	making.Go(s.keep.Table.MakeRoom) // while the log is looked through
-	defer making.Wait()
-	for i, f := range logs {
-		l, err := msglog.Open(f)
-		if err != nil {
-			bad = errors.Join(bad, err)
-			continue
-		}
-		logs[i] = nil
-		if l.Epoch() != s.keep.Table.Epoch() {
-			bad = errors.Join(bad, errors.New("the connection table is about another log"), l.Close())
-			continue
-		}
-		s.log, s.logName = l, f.Name()
-		break
-	}
-	if s.log == nil {
-		return errors.Join(bad, errors.New("there is a connection table, but not its log"))
-	}
-	failpoint.Pass("open.log")
-	// Others of that kind are what a process that was killed has not come to remove.
-	for _, f := range logs {
-		if f != nil && f.Name() != s.logName {
-			_ = s.keeper.Remove(f.Name())
-		}
-	}
-	return nil
-}
-
-// findPath finds out where the log's file is to be. By hand there is nobody to lose, so what cannot be is an error, here and in
-// load; the service serves whatever happens.
-func (s *survival) findPath(o *Options) error {
-	s.path = o.Config.Log.Path
-	if s.path == "" || path.IsAbs(s.path) {
-		return nil
-	}
-	dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): a list, of the first one here
-	if dir != "" {
-		s.path = path.Join(dir, s.path)
-		return nil
-	}
-	s.path = ""
-	if s.byHand() {
-		return &ConfigError{
-			Text: fmt.Sprintf("log.path = %q is relative, and there is no state directory", o.Config.Log.Path),
-			Hint: "write an absolute path; or start the daemon by a unit with StateDirectory=, as the shipped one is",
-		}
-	}
-	s.notAtPath(errors.New("log.path is relative, and there is no state directory: the unit has no StateDirectory="))
-	return nil
-}
-
-// notAtPath is for a service whose log is not where it was to be.
-func (s *survival) notAtPath(cause error) {
-	s.noPath = cause.Error()
-	s.journal.Error("log.path cannot be used: messages may not survive a reboot", "cause", cause)
-}
-
-// logOptions are those of the log that is to be.
-func (s *survival) logOptions(o *Options) msglog.Options {
-	return msglog.Options{Size: int64(o.Config.Log.Size), Channels: o.Config.Log.Channels, Path: s.path}
-}
-
-// resize brings the log to the size and the place that are configured. The new one is stored when it is complete, and the old one removed then:
-// nothing is appended meanwhile, and a process that is killed in between leaves two that are the same.
-func (s *survival) resize(o *Options) {
-	if s.noPath != "" && s.log.Path() != "" {
-		return // it has a file, and is not to lose it because of an error
-	}
-	next, aside, err := s.log.Resized(s.logOptions(o))
-	if aside != "" {
-		o.Log.Warn("another file was at log.path and was moved aside", "moved_to", aside)
-	}
-	if err != nil && s.path != "" && s.path != s.log.Path() {
-		s.notAtPath(err)
-		return
-	}
-	if err != nil {
-		o.Log.Warn("the log keeps its size until the service is stopped and started", "cause", err)
-		return
-	}
-	if next == s.log {
-		return
-	}
-	failpoint.Pass("resize.copied")
-	name := logNames[0]
-	if s.logName == name {
-		name = logNames[1]
-	}
-	if err = push(s.keeper, name, next.File()); err == nil {
-		failpoint.Pass("resize.pushed")
-		err = s.keeper.Remove(s.logName)
-	}
-	failpoint.Pass("resize.removed")
-	was := s.log.Usage()
-	if err := errors.Join(err, s.log.Close()); err != nil {
-		o.Log.Error("the log has a new size or place, but the service manager does not know", "error", err)
-	}
-	s.log, s.logName = next, name
-	reportCopy(o.Log, &was, next)
-}
-
-func reportCopy(log *slog.Logger, was *msglog.Usage, next *msglog.Log) {
-	u := next.Usage()
-	what, attributes := "the log has a new size", []any{"bytes", u.Size, "channels", u.Places, "messages", u.Messages, "messages_before", was.Messages}
-	if was.Path != u.Path {
-		what = "the log has a new place"
-		attributes = append(attributes, "path", place(u.Path), "path_before", place(was.Path))
-	}
-	log.Info(what, attributes...)
-}
-
-// place is what the log's path is shown as.
-func place(path string) string { return cmp.Or(path, "memory") }
-
-// load makes the log, with what its file has of an earlier one.
-func (s *survival) load(o *Options) (err error) {
-	if s.path != "" {
-		if err = s.loadFile(o); err == nil {
-			return nil
-		}
-		if s.byHand() {
-			text, hint, _ := strings.Cut(err.Error(), "; ")
-			return &ConfigError{Text: "log.path: " + strings.TrimPrefix(text, "log: "), Hint: hint}
-		}
-		s.notAtPath(err)
-	}
-	options := s.logOptions(o)
-	options.Path = ""
-	s.log, err = msglog.Create(options)
-	return err
-}
-
-func (s *survival) loadFile(o *Options) error {
-	if s.failed >= tooOften {
-		aside, err := msglog.SetAside(s.path)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if aside != "" {
-			o.Log.Error("the log's file is moved aside, since it may be what makes the daemon crash: the log begins anew", "moved_to", aside)
-		}
-	}
-	l, found, err := msglog.Load(s.logOptions(o))
-	if found.Aside != "" {
-		o.Log.Error("the file at log.path cannot be used and was moved aside: the log begins anew", "cause", found.Cause, "moved_to", found.Aside)
-	}
-	if err != nil {
-		return err
-	}
-	u := l.Usage()
-	switch attributes := []any{"path", u.Path, "messages", found.Kept, "newest", u.Head}; {
-	case found.Aside != "":
-	case !found.NewEpoch:
-		o.Log.Info("the log is there", attributes...)
-	default:
-		o.Log.Warn("the log was not closed in good order: messages of the last seconds can be missing",
-			append(attributes, "cut_newer", found.CutNewer, "cut_older", found.CutOlder)...)
-	}
-	next, _, err := l.Resized(s.logOptions(o))
-	if err != nil {
-		o.Log.Warn("the log keeps its size until the next start", "cause", err)
-		next = l
-	}
-	if next != l {
-		if err := l.Close(); err != nil {
-			return errors.Join(err, next.Close())
-		}
-		reportCopy(o.Log, &u, next)
-	}
-	s.log = next
-	return nil
-}
-
-func (s *survival) giveUp(keeper survive.Keeper) {
-	if s.log != nil {
-		_ = msglog.Unlock(s.log.File())
-		_ = s.log.Close()
-	}
-	if s.keep.Table != nil {
-		_ = s.keep.Table.Close()
-	}
-	for _, name := range append(logNames[:], survive.TableName) {
-		_ = keeper.Remove(name)
-	}
-	s.log, s.keep, s.found = nil, survive.Keep{}, nil
-}
-
-// makeNew makes what is not there and leaves it with the manager.
-func (s *survival) makeNew(o *Options, keeper survive.Keeper) (err error) {
-	if s.log == nil {
-		if err = s.load(o); err != nil {
-			return err
-		}
-		if s.keep.Table, err = survive.NewTable(maxRecords, s.log.Epoch()); err != nil {
-			return err
-		}
-		s.logName = logNames[0]
-		failpoint.Pass("make.made")
-		if !s.byHand() {
-			s.store()
-		}
-		s.keep.Table.Begin()
-	}
-	if s.keep.Lot == nil && !s.byHand() {
-		s.keep.Lot = survive.NewLot(keeper, s.keep.Table)
-	}
-	return nil
-}
 
 func push(keeper survive.Keeper, name string, f *os.File) error {
 	return with(f, func(fd int) error { return keeper.Push(name, fd) })
@@ -522,7 +280,7 @@ func (s *survival) close() error {
 func (s *survival) status() (text string) {
 	text = s.standing().String()
 	if s.noPath != "" {
-		text += "; log.path cannot be used: " + s.noPath
+		text += "; " + s.noPath
 	}
 	if err := s.log.Failure(); err != nil {
 		text += "; the log's disk fails: " + err.Error()
@@ -541,7 +299,7 @@ func (s *survival) info(stats *loop.Stats) ipc.Section {
 		state = "off"
 	} else {
 		parked, stored = s.keep.Lot.Parked()
-		stored += 2 // the log and the table
+		stored += s.log.Rings() + 1 // the table
 		homeless, _ = s.keep.Lot.Homeless()
 	}
 	return ipc.Section{Name: "Survival", Fields: []ipc.Field{

@@ -209,12 +209,21 @@ func (k *keeper) reign(t *testing.T, size int64, path ...string) *running {
 // reignWith starts it with these files from the store.
 func (k *keeper) reignWith(t *testing.T, stored []*os.File, size int64, path ...string) *running {
 	t.Helper()
+	return k.reignAs(t, stored, func(c *Config) {
+		c.Log.Size = Size(size)
+		if len(path) > 0 {
+			c.Log.Path = path[0]
+		}
+	})
+}
+
+// reignAs starts it with another configuration.
+func (k *keeper) reignAs(t *testing.T, stored []*os.File, change func(*Config)) *running {
+	t.Helper()
 	c, dir := byHand(t)
-	c.Log.Size = Size(size)
-	if len(path) > 0 {
-		c.Log.Path = path[0]
-	}
 	c.Publish.MaxMessage = 64 << 10
+	c.Log.Size = logSize
+	change(c)
 	r := &running{t: t, dir: dir, log: &record{grown: make(chan struct{})}, signals: make(chan os.Signal, 1), ended: make(chan error, 1)}
 	o := Options{Config: *c, Level: new(slog.LevelVar), Log: slog.New(slog.NewTextHandler(r.log, nil))}
 	var err error
@@ -313,7 +322,7 @@ func TestLogSizeChanges(t *testing.T) {
 			k.double("log", "log.2")
 		}
 		r = k.reign(t, size)
-		if u := r.d.store.Usage(); u.Size != uint64(size) || u.Epoch != epoch || u.Head != uint64(2*i+1) || u.Messages != u.Head {
+		if u := r.d.store.Usage()[0]; u.Size != uint64(size) || u.Epoch != epoch || u.Head != uint64(2*i+1) || u.Messages != u.Head {
 			t.Fatalf("%+v", u)
 		}
 		r.tell(t, conn, "after")
@@ -384,7 +393,7 @@ func TestForeignDescriptors(t *testing.T) {
 		code  int
 	}{
 		"another log": {func(k *keeper) {
-			raw, _ := other.File().SyscallConn()
+			raw, _ := other.File(0).SyscallConn()
 			_ = raw.Control(func(fd uintptr) { k.put("log", int(fd)) })
 		}, websocket.CloseServiceRestart},
 		"no log":            {func(k *keeper) { k.drop("log") }, websocket.CloseServiceRestart},

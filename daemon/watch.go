@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"wscast/daemon/failpoint"
@@ -100,9 +101,9 @@ func (s *survival) check(ctx context.Context) (well bool) {
 	on := s.standing().off == ""
 	least := 1
 	if !on {
-		least = survive.Enough // a few would only be taken from those who have something stored
+		least = s.enough() // a few would only be taken from those who have something stored
 	} else if s.room > 0 { // a full store would only complain
-		_ = errors.Join(again(s.manager, s.logName, s.log.File()), again(s.manager, survive.TableName, s.keep.Table.File()), s.keep.Lot.Again())
+		_ = errors.Join(s.eachStored(func(name string, f *os.File) error { return again(s.manager, name, f) }), s.keep.Lot.Again())
 	}
 	room, err := s.manager.Probe(ctx, least)
 	switch {
@@ -117,7 +118,7 @@ func (s *survival) check(ctx context.Context) (well bool) {
 	default:
 		s.room = room
 		s.say(func(is *standing) { is.doubt = "" })
-		if !on && room >= survive.Enough {
+		if !on && room >= s.enough() {
 			on = s.store()
 		}
 	}
@@ -133,12 +134,15 @@ var errPatience = errors.New("the service manager does not answer")
 
 // store leaves the log and the table with the manager.
 func (s *survival) store() (stored bool) {
-	err := push(s.keeper, s.logName, s.log.File())
-	failpoint.Pass("make.log")
-	err = errors.Join(err, push(s.keeper, survive.TableName, s.keep.Table.File()))
+	err := s.eachStored(func(name string, f *os.File) error {
+		if name == s.tableName {
+			failpoint.Pass("make.log")
+		}
+		return push(s.keeper, name, f)
+	})
 	failpoint.Pass("make.table")
 	if err != nil {
-		_, _ = s.keeper.Remove(s.logName), s.keeper.Remove(survive.TableName)
+		_ = s.eachStored(func(name string, _ *os.File) error { return s.keeper.Remove(name) })
 	}
 	s.say(func(is *standing) {
 		if is.off = ""; err != nil {

@@ -34,7 +34,15 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			for i, nth := range passes {
-				if !killedAt(t, program, point, nth) && i == 0 {
+				passed := killedAt(t, program, point, nth, largerLog, ownLog)
+				switch kind, _, _ := strings.Cut(point, "."); kind {
+				case "resize": // what is done differently with one log
+					passed = killedAt(t, program, point, nth, largerLog, smallerLog) && passed
+				case "rearrange": // names in the store are given in turn, and in another one to the log and to the table
+					passed = killedAt(t, program, point, nth, largerLog, smallerLog, ownLog) && passed
+					passed = killedAt(t, program, point, nth, largerLog, ownLog, otherLog) && passed
+				}
+				if !passed && i == 0 {
 					t.Error("the point was not passed: let the test do what passes it")
 				}
 			}
@@ -104,10 +112,18 @@ const (
 	window         = 10 // messages that are acknowledged and not with every stayer
 )
 
-// killedAt returns false when no process has passed the point so often.
-func killedAt(t *testing.T, program harness.Option, point string, nth int) (passed bool) {
-	const config = "[log]\nsize = %d\n[publish]\nmax_message = 65536\n"
-	d := harness.Start(t, program, harness.FDStore(64), harness.Config(fmt.Sprintf(config, 2<<20)))
+// What the log is to be after it was something else: of the same messages, and in another place.
+const (
+	largerLog  = "[publish]\nmax_message = 65536\n[log]\nsize = '2MiB'\n"
+	smallerLog = "[publish]\nmax_message = 65536\n[log]\nsize = '1MiB'\n"
+	ownLog     = smallerLog + "[[log.own]]\nmatch = 'n*'\nsize = '1MiB'\n[[log.own]]\nmatch = 'others'\n"
+	otherLog   = smallerLog + "[[log.own]]\nmatch = 'new?'\nsize = '2MiB'\n"
+)
+
+// killedAt returns false when no process has passed the point so often. There is a process with each configuration, with clients from the first one on; the
+// one with the last configuration is killed.
+func killedAt(t *testing.T, program harness.Option, point string, nth int, configs ...string) (passed bool) {
+	d := harness.Start(t, program, harness.FDStore(64), harness.Config(configs[0]))
 
 	// A process that finds nothing.
 	d.Kill()
@@ -118,13 +134,18 @@ func killedAt(t *testing.T, program harness.Option, point string, nth int) (pass
 
 	a := seat(t, d)
 	defer a.leave()
+	for _, config := range configs[1 : len(configs)-1] {
+		d.Kill()
+		d.Configure(config)
+		d.Start()
+	}
 	d.Kill()
 	// One that is killed with a record that has no connection.
 	a.visit(d.StartDoomed("accept.recorded", 1), 1, 0)
 	d.Bury()
-	// One that finds the log in another size than it is to have. When it has not passed the point until its end, the next one finds what a process
+	// One that finds the log otherwise than it is to be. When it has not passed the point until its end, the next one finds what a process
 	// leaves in good order.
-	d.Configure(fmt.Sprintf(config, 1<<20))
+	d.Configure(configs[len(configs)-1])
 	for range 2 {
 		a.visit(d.StartDoomed(point, nth), enoughVisits, enoughMessages)
 		if d.EndDoomed() {

@@ -151,30 +151,59 @@ func checkLog(f *facts) (findings []finding) {
 	if a.info["messages_kept"] == "" {
 		return nil
 	}
-	kept, age := a.number("messages_kept"), a.number("oldest_age_seconds")
-	// A message that does not fit at the end of the ring goes to its beginning, so it is never full to the last byte.
-	full := a.number("bytes_kept") >= a.number("bytes_limit")/4*3 || kept >= a.number("messages_limit")/8*7
-	then := " in " + cmp.Or(f.config.path, "the configuration") + ", then: " + cmp.Or(f.restart(), "start wscastd again")
-	switch {
-	case a.clockBehind:
+	if a.clockBehind {
 		findings = append(findings, warn("timedatectl set-ntp true", "the clock is behind the messages in the log"))
-	case full && age < shortLog:
-		findings = append(findings, warn("raise log.size"+then,
-			"the log is full and reaches back %d s: a client that stands still for longer is slow", age))
-	case kept == 0:
-		findings = append(findings, ok("the log is empty"))
-	default:
-		findings = append(findings, ok("the log has %d messages and reaches back %s", kept, span(age)))
 	}
-	channels, most := a.number("channels"), a.number("channels_limit")
-	if most > 0 && channels >= most-most/10 {
-		findings = append(findings, warn("raise log.channels"+then,
-			"%d of %d channels are in use: clients and messages of more are refused", channels, most))
+	findings = append(findings, f.checkOneLog("the log", "log.", a)...)
+	for i := 0; ; i++ {
+		line, there := a.info["log_own_"+strconv.Itoa(i)]
+		if !there {
+			break
+		}
+		own := answer{info: ownLog(line)}
+		findings = append(findings, f.checkOneLog("the log of "+own.info["match"], fmt.Sprintf("log.own[%d].", i), &own)...)
 	}
 	if n := a.number("slow"); n > 0 {
 		findings = append(findings, note("", "clients fell out of the log %d times, being slow", n))
 	}
 	return findings
+}
+
+// checkOneLog is about a log, and the section of the configuration that has its keys.
+func (f *facts) checkOneLog(what, section string, a *answer) (findings []finding) {
+	kept, age := a.number("messages_kept"), a.number("oldest_age_seconds")
+	// A message that does not fit at the end of the ring goes to its beginning, so it is never full to the last byte.
+	full := a.number("bytes_kept") >= a.number("bytes_limit")/4*3 || kept >= a.number("messages_limit")/8*7
+	then := " in " + cmp.Or(f.config.path, "the configuration") + ", then: " + cmp.Or(f.restart(), "start wscastd again")
+	switch {
+	case full && age < shortLog && !f.answer.clockBehind:
+		findings = append(findings, warn("raise "+section+"size"+then,
+			"%s is full and reaches back %d s: a client that stands still for longer is slow", what, age))
+	case kept == 0:
+		findings = append(findings, ok("%s is empty", what))
+	default:
+		findings = append(findings, ok("%s has %d messages and reaches back %s", what, kept, span(age)))
+	}
+	channels, most := a.number("channels"), a.number("channels_limit")
+	if most > 0 && channels >= most-most/10 {
+		findings = append(findings, warn("raise "+section+"channels"+then,
+			"%d of %d channels of %s are in use: clients and messages of more are refused", channels, most, what))
+	}
+	return findings
+}
+
+// ownLog takes a field log_own_N of INFO apart: the last one, match, can have commas in it.
+func ownLog(line string) map[string]string {
+	fields := make(map[string]string)
+	for line != "" {
+		key, rest, _ := strings.Cut(line, "=")
+		if key == "match" {
+			fields[key] = rest
+			break
+		}
+		fields[key], line, _ = strings.Cut(rest, ",")
+	}
+	return fields
 }
 
 func checkLogFile(f *facts) []finding {

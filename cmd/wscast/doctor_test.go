@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,6 +59,7 @@ func healthy() *facts {
 			"survival":             "on", "parked": "200", "stored_descriptors": "7", "not_parked": "0", "slow": "0",
 			"messages_kept": "5000", "messages_limit": "262144", "bytes_kept": "500000", "bytes_limit": "67108864",
 			"oldest_age_seconds": "3600.123", "channels": "3", "channels_limit": "65536",
+			"log_own_0": ownLine(1000, 3, 3, "alerts/*"), "log_own_1": ownLine(0, 0, 0, "none"),
 		}},
 		running: running{pid: 100, args: []string{"/usr/sbin/wscastd", "--config", "/etc/wscast/wscast.toml"},
 			openFiles: 524288},
@@ -71,6 +73,12 @@ func healthy() *facts {
 		},
 		machine: machine{ports: [2]int{32768, 60999}, somaxconn: 4096, processors: 2},
 	}
+}
+
+// ownLine is a field log_own_N of INFO.
+func ownLine(bytes, age, channels int, match string) string {
+	return fmt.Sprintf("messages_kept=%d,messages_limit=4000,bytes_kept=%d,bytes_limit=1000000,oldest_age_seconds=%d.5,channels=%d,channels_limit=1000,log_path=memory,match=%s",
+		bytes/1000, bytes, age, channels, match)
 }
 
 // shows is what doctor prints of f, without the dashes' alignment.
@@ -283,7 +291,11 @@ func TestDoctorFinds(t *testing.T) {
 			levelWarning, "reaches back 4 s: a client that stands still for longer is slow — raise log.size in /etc/wscast/wscast.toml, then: systemctl restart wscast.service"},
 		{"clock behind", func(f *facts) { f.answer.clockBehind = true }, levelWarning,
 			"the clock is behind the messages in the log"},
-		{"channels used up", says("channels", "60000"), levelWarning, "60000 of 65536 channels"},
+		{"channels used up", says("channels", "60000"), levelWarning, "60000 of 65536 channels of the log are in use"},
+		{"log of some channels too short", says("log_own_1", ownLine(999_000, 4, 3, "a,b=*")), levelWarning,
+			"the log of a,b=* is full and reaches back 4 s: a client that stands still for longer is slow — raise log.own[1].size in /etc/wscast/wscast.toml, then: systemctl restart wscast.service"},
+		{"log of some channels without channels", says("log_own_1", ownLine(1000, 4, 999, "c")), levelWarning,
+			"999 of 1000 channels of the log of c are in use: clients and messages of more are refused — raise log.own[1].channels"},
 		{"slow clients", says("slow", "2"), levelNote, "fell out of the log 2 times"},
 		{"disk full", func(f *facts) {
 			f.config.settings["log.path"] = "/var/lib/wscast/log"

@@ -236,22 +236,33 @@ func (l *loop) enrol(c *client, ch *msglog.Channel, cursor uint64) {
 
 // subscribersOf is the list of a channel that somebody has joined.
 func (l *loop) subscribersOf(ch *msglog.Channel) *subscribers {
-	for int(ch.ID()) >= len(l.channels) {
-		l.channels = append(l.channels, nil)
+	if subs := l.listOf(ch); subs != nil {
+		return subs
 	}
-	subs := l.channels[ch.ID()]
-	if subs == nil || subs.ch != ch {
-		subs = &subscribers{ch: ch}
-		l.channels[ch.ID()] = subs
+	cells := &l.channels[ch.Ring()]
+	for ch.Cell() >= len(*cells) {
+		*cells = append(*cells, nil)
 	}
+	subs := &subscribers{ch: ch}
+	(*cells)[ch.Cell()] = subs
 	return subs
+}
+
+// listOf is the list of a channel, nil if there is none.
+func (l *loop) listOf(ch *msglog.Channel) *subscribers {
+	if cells := l.channels[ch.Ring()]; ch.Cell() < len(cells) {
+		if subs := cells[ch.Cell()]; subs != nil && subs.ch == ch {
+			return subs
+		}
+	}
+	return nil
 }
 
 // left comes when a client was taken from the list of a channel.
 func (l *loop) left(s *subscribers) {
 	nobody := len(s.members) == 0 && len(s.feeds) == 0
 	if nobody {
-		l.channels[s.ch.ID()] = nil
+		l.channels[s.ch.Ring()][s.ch.Cell()] = nil
 	}
 	l.reader.Leave(s.ch, nobody)
 }

@@ -376,7 +376,7 @@ func (l *loop) subscribedTo(c *client, channel string) bool {
 func (l *loop) subscribed(to []byte, start *Start, head uint64, sub *subscription, complete bool, ref json.RawMessage) []byte {
 	id := encode.ID{Epoch: l.store.Epoch(), Seq: head}
 	if start.From.How != msglog.Now || sub.behind(l) {
-		id.Seq = l.cursorOf(sub.c, sub) // it has not been sent all that there is
+		id.Seq = l.reader.Seen(sub.subs.ch, l.cursorOf(sub.c, sub)) // it has not been sent all that there is
 	}
 	return appendReply(to, "subscribed", ref, start.Channel, fmt.Sprintf(`,"id":"%s","complete":%t`, id, complete))
 }

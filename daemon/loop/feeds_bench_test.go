@@ -33,7 +33,7 @@ func fed(t testing.TB, kind string, clients int) (deliver func()) {
 			t.Fatal(err)
 		}
 		l.deliverNews()
-		l.reader.Release(l.store.Edge())
+		l.reader.Release()
 	}
 }
 

@@ -32,6 +32,7 @@ type dynasty struct {
 	config Config
 	sys    *system
 	n      int  // loops
+	rings  int  // of the log
 	talks  bool // clients may publish
 
 	mu    sync.Mutex // of those who publish, against a change on the throne
@@ -44,9 +45,14 @@ type dynasty struct {
 
 func newDynasty(t testing.TB, loops int, config Config, sys *system) *dynasty {
 	t.Helper()
-	d := &dynasty{TB: t, shelf: shelf.New(t), config: config, sys: sys, n: loops}
+	return newDynastyOver(t, 1, loops, config, sys)
+}
+
+func newDynastyOver(t testing.TB, rings, loops int, config Config, sys *system) *dynasty {
+	t.Helper()
+	d := &dynasty{TB: t, shelf: shelf.New(t), config: config, sys: sys, n: loops, rings: rings}
 	var err error
-	if d.store, err = msglog.Create(msglog.Options{Size: msglog.MinSize, Channels: 100}); err != nil {
+	if d.store, err = msglog.CreateAll(d.arrangement()); err != nil {
 		t.Fatal(err)
 	}
 	if d.keep.Table, err = survive.NewTable(1000, d.store.Epoch()); err != nil {
@@ -61,6 +67,10 @@ func newDynasty(t testing.TB, loops int, config Config, sys *system) *dynasty {
 		d.bury()
 	})
 	return d
+}
+
+func (d *dynasty) arrangement() *msglog.Arrangement {
+	return ringsOf(d.rings, msglog.Options{Size: msglog.MinSize, Channels: 100})
 }
 
 func (d *dynasty) reign() {
@@ -124,11 +134,15 @@ func (d *dynasty) succeed() {
 	was := d.loops.Stats()
 	d.sum.add(&was)
 	d.heirs++
-	store, table := sameFile(d, d.store.File()), sameFile(d, d.keep.Table.File())
+	var rings []*os.File
+	for ring := range d.store.Rings() {
+		rings = append(rings, sameFile(d, d.store.File(ring)))
+	}
+	table := sameFile(d, d.keep.Table.File())
 	d.bury()
 	var err error
-	if d.store, err = msglog.Open(store); err != nil {
-		d.Fatal(err)
+	if d.store, err = msglog.Open(rings...); err != nil || !d.store.Fits(d.arrangement()) {
+		d.Fatal("the log is not as it was: ", err)
 	}
 	if d.keep.Table, err = survive.OpenTable(table); err != nil {
 		d.Fatal(err)
@@ -440,7 +454,7 @@ func TestAdoptedBelowTheEdge(t *testing.T) {
 	d.loops.Suspend(context.Background())
 	d.mu.Unlock()
 	last := 0 // as if they had been appended at once, before any loop came round
-	for d.store.Edge() <= 1 {
+	for d.store.Edge(0) <= 1 {
 		last++
 		d.publish("news", message(last))
 	}
@@ -607,17 +621,17 @@ func (a *assassin) guard() *system {
 
 // killed runs a story again and again, killing the loop at one call more each time, until it is over before.
 func killed(t *testing.T, story func(t *testing.T, d *dynasty)) {
-	killedTalking(t, false, story)
+	killedOver(t, 1, false, story)
 }
 
-// killedTalking is killed where clients may publish.
-func killedTalking(t *testing.T, talks bool, story func(t *testing.T, d *dynasty)) {
+// killedOver is killed over so many rings, and where clients may publish.
+func killedOver(t *testing.T, rings int, talks bool, story func(t *testing.T, d *dynasty)) {
 	for how := range ways {
 		for nth := 1; ; nth++ {
 			over := false
 			t.Run(fmt.Sprint([]string{"before", "half of", "after"}[how], " call ", nth), func(t *testing.T) {
 				a := &assassin{after: nth, how: how, done: newSignal()}
-				d := newDynasty(t, 1, patient, a.guard())
+				d := newDynastyOver(t, rings, 1, patient, a.guard())
 				if talks {
 					d.talking()
 				}

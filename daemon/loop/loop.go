@@ -42,7 +42,7 @@ type loop struct {
 	config   *Config
 	tick     uint32
 	slab     slab
-	channels []*subscribers // by the channel's id
+	channels [][]*subscribers // by the ring and the cell of the channel
 	blocked  []*client
 	again    []*client
 	crowd    []waiter           // clients whose messages wait for others to be appended
@@ -55,7 +55,6 @@ type loop struct {
 	ending   *ending
 	parted   uint32    // slots below it have had their good-bye, or get it when they have caught up
 	leaving  []parting // of those that are to be gone before a suspended loop is at its end
-	served   uint64    // the log's edge before this turn took the news: what is below it has been delivered
 
 	// Room to work in, used again and again.
 	scratch  []byte
@@ -127,7 +126,7 @@ func newLoop(g *Loops, config *Config, sys *system) (*loop, error) {
 	l := &loop{
 		sys: sys, log: g.log, store: g.store, keep: g.keep, host: g.host, group: g, posts: g.posts, ticks: &g.ticks,
 		epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"),
-		config: config, rests: make(map[halfOut][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
+		config: config, channels: make([][]*subscribers, g.store.Rings()), rests: make(map[halfOut][]byte), held: make(map[uint32][]byte), scratch: make([]byte, scratchSize),
 	}
 	l.polled = func(uintptr) bool {
 		l.ready = epollWait(l.epfd, l.events[:])
@@ -322,12 +321,11 @@ func (l *loop) waitsForMore() bool {
 
 // deliverNews delivers what has come into the log up to now.
 func (l *loop) deliverNews() {
-	l.served = l.store.Edge() // all messages below it are among the news, or have been
 	l.news = l.reader.News(l.news[:0])
 	for _, ch := range l.news {
-		if id := int(ch.ID()); id < len(l.channels) && l.channels[id] != nil && l.channels[id].ch == ch {
-			l.deliver(l.channels[id])
-			if subs := l.channels[id]; subs != nil && len(subs.feeds) > 0 {
+		if subs := l.listOf(ch); subs != nil {
+			l.deliver(subs)
+			if len(subs.feeds) > 0 {
 				l.deliverFeeds(subs)
 			}
 		}
@@ -533,7 +531,7 @@ func (l *loop) ended() bool {
 			}
 		}
 	}
-	l.reader.Release(msglog.Gone)
+	l.reader.Retire()
 	l.show()
 	return true
 }

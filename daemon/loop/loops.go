@@ -105,7 +105,7 @@ func newLoops(store *msglog.Log, keep survive.Keep, n int, host Handshaker, conf
 		l, err := newLoop(g, &config, sys)
 		if err != nil {
 			for _, l := range g.loops {
-				l.reader.Release(msglog.Gone)
+				l.reader.Retire()
 				l.file.Close()
 			}
 			return nil, err

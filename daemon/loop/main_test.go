@@ -159,6 +159,7 @@ type rig struct {
 	loops   *Loops
 	address string
 	door    *door
+	rings   int // of the log
 	config  Config
 	own     []*wire // that the rig has opened for itself
 	stopped bool
@@ -179,20 +180,23 @@ func sized(log int64) setting {
 func entrance(d *door) setting {
 	return func(r *rig, _ *int, _ *msglog.Options, _ *system) { r.door = d }
 }
+func splitOver(rings int) setting {
+	return func(r *rig, _ *int, _ *msglog.Options, _ *system) { r.rings = rings }
+}
 func seam(change func(*system)) setting {
 	return func(_ *rig, _ *int, _ *msglog.Options, sys *system) { change(sys) }
 }
 
 func start(t testing.TB, settings ...setting) *rig {
 	t.Helper()
-	r := &rig{TB: t, door: new(door), config: patient}
+	r := &rig{TB: t, door: new(door), config: patient, rings: 1}
 	loops, options, sys := 2, msglog.Options{Size: msglog.MinSize, Channels: 100}, linux
 	for _, set := range settings {
 		set(r, &loops, &options, &sys)
 	}
 	r.door.inside = make(chan func(), 1)
 	var err error
-	if r.store, err = msglog.Create(options); err != nil {
+	if r.store, err = msglog.CreateAll(ringsOf(r.rings, options)); err != nil {
 		t.Fatal(err)
 	}
 	if r.keep.Table, err = survive.NewTable(10_000, r.store.Epoch()); err != nil {

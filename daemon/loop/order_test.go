@@ -14,7 +14,9 @@ import (
 )
 
 // Messages come in the order of the log, whatever their channels, also those that come while others are looked for.
-func TestChannelsInTheOrderOfTheLog(t *testing.T) {
+func TestChannelsInTheOrderOfTheLog(t *testing.T) { overRings(t, "in order", testOrder) }
+
+func testOrder(t *testing.T, rings int) {
 	config := patient
 	config.MaxSubscriptions = 100
 	const channels, rounds, each = 20, 100, 30
@@ -22,7 +24,7 @@ func TestChannelsInTheOrderOfTheLog(t *testing.T) {
 	for i := range names {
 		names[i] = fmt.Sprint("c", i)
 	}
-	r := start(t, loopsOf(2), with(config))
+	r := start(t, loopsOf(2), with(config), splitOver(rings))
 	var clients []*wire
 	for range 6 {
 		c := r.dial()
@@ -57,8 +59,10 @@ func TestChannelsInTheOrderOfTheLog(t *testing.T) {
 }
 
 // What comes while a client is turned to what it is to be sent waits for the next time.
-func TestMessagesThatComeMeanwhile(t *testing.T) {
-	r := start(t, loopsOf(1))
+func TestMessagesThatComeMeanwhile(t *testing.T) { overRings(t, "later", testMeanwhile) }
+
+func testMeanwhile(t *testing.T, rings int) {
+	r := start(t, loopsOf(1), splitOver(rings))
 	c := r.dial()
 	c.send(request("json=a,b"))
 	c.expect(upgraded)
@@ -75,7 +79,7 @@ func TestMessagesThatComeMeanwhile(t *testing.T) {
 		to, ok := l.choose(client)
 		r.publish("b", "2")
 		r.publish("a", "3")
-		if !ok || !l.encodeRun(client, to, runBytes) || l.run.Last != 1 || !l.run.More {
+		if !ok || !l.encodeRun(client, to, runBytes) || l.run.Messages != 1 || l.reader.Number(client.subs.ch, l.run.Last) != 1 || !l.run.More {
 			t.Errorf("%v: %+v", ok, l.run)
 		}
 	})
@@ -141,8 +145,12 @@ func (w *wire) nextOf() (op frame.Opcode, payload []byte, deflated bool, err err
 
 // Clients of every encoding, restarts and kills in the middle of calls: each message comes to each of them once, and in order.
 func TestEveryEncodingUnderRestartsAndKills(t *testing.T) {
+	overRings(t, "each once", testEveryEncoding)
+}
+
+func testEveryEncoding(t *testing.T, rings int) {
 	a := &assassin{after: -1, how: half, done: newSignal()}
-	d := newDynasty(t, 1, patient, a.guard())
+	d := newDynastyOver(t, rings, 1, patient, a.guard())
 	type listener struct {
 		*wire
 		encode.Encoding

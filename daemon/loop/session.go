@@ -136,17 +136,18 @@ func (l *loop) admit(c *client, a *Admission) (more []byte, status int, err erro
 	return more, 0, nil
 }
 
-// seek finds the cursor of a client that begins where start says; if that is now, after the message head. now is the channel's newest message.
+// seek finds the cursor of a client that begins where start says; if that is now, after the message with the number head. now is the cursor behind
+// the channel's newest message.
 func (l *loop) seek(ch *msglog.Channel, now uint64, start *Start, head uint64) (cursor uint64, complete bool) {
 	from := start.From
 	switch from.How {
 	case msglog.Now:
-		if now <= head {
+		if ch.Newest() <= head {
 			return now, true
 		}
 		from = msglog.From{How: msglog.After, Seq: head} // it has come since
 	case msglog.After:
-		seq, ok := l.store.Sequence(start.Epoch, from.Seq)
+		seq, ok := l.store.Sequence(ch.Ring(), start.Epoch, from.Seq)
 		if !ok { // of another log: what is kept comes, and is not said to be complete
 			cursor, _ = l.reader.Seek(ch, msglog.From{How: msglog.After})
 			return cursor, false
@@ -289,7 +290,7 @@ func (l *loop) turnTo(c *client, sub *subscription) {
 }
 
 // turnPlace is what choose has found. What is sent to the client has to end before the message with the number before; others: that is because
-// another subscription has something for it, too.
+// another subscription has something for it, too, or a piece of history ends there.
 type turnPlace struct {
 	before uint64
 	others bool
@@ -307,7 +308,7 @@ func (l *loop) choose(c *client) (to turnPlace, ok bool) {
 			return to, false
 		}
 		l.turnTo(c, s.piece)
-		return turnPlace{s.piece.until + 1, true}, true
+		return turnPlace{msglog.Gone, true}, true
 	case len(s.subs) == 1 && s.at == s.subs[0]:
 		return to, true
 	}
@@ -318,15 +319,19 @@ func (l *loop) choose(c *client) (to turnPlace, ok bool) {
 	first := uint64(msglog.Gone)
 	for _, sub := range s.subs {
 		seq, ok := l.reader.Next(sub.subs.ch, l.cursorOf(c, sub))
-		switch {
-		case !ok:
+		if !ok {
 			return to, false
-		case seq == 0 || seq > head:
-		case seq < first:
+		}
+		if seq == 0 {
+			continue
+		}
+		switch number := l.reader.Number(sub.subs.ch, seq); {
+		case number > head:
+		case number < first:
 			to.before = first
-			first, oldest = seq, sub
+			first, oldest = number, sub
 		default:
-			to.before = min(to.before, seq)
+			to.before = min(to.before, number)
 		}
 	}
 	if oldest != nil {
@@ -359,7 +364,7 @@ func (l *loop) encodeRun(c *client, to turnPlace, limit int) (ok bool) {
 		if !ok {
 			return false
 		}
-		if seq == 0 || seq >= to.before {
+		if seq == 0 || l.reader.Number(c.subs.ch, seq) >= to.before || s.at.until != 0 && seq > s.at.until {
 			run.More = seq != 0 || to.others
 			break
 		}
@@ -380,7 +385,7 @@ func (l *loop) encodeRun(c *client, to turnPlace, limit int) (ok bool) {
 func (l *loop) encode(to []byte, e encode.Encoding, ch *msglog.Channel, seq uint64) []byte {
 	m := l.reader.Message(ch, seq)
 	return l.encoder.Append(to, e, &encode.Message{
-		Channel: m.Channel, ID: encode.ID{Epoch: l.store.Epoch(), Seq: seq}, Time: m.Time, Op: m.Op, Data: m.Data,
+		Channel: m.Channel, ID: encode.ID{Epoch: l.store.Epoch(), Seq: m.Number}, Time: m.Time, Op: m.Op, Data: m.Data,
 	})
 }
 
@@ -409,9 +414,9 @@ func (l *loop) advance(c *client, n int) (cursor uint64, off, completed int) {
 // takes a large message in small pieces asks for it with each of them, and so do others that are stuck in it.
 func (l *loop) frameOf(c *client, seq uint64) []byte {
 	if !c.fed() {
-		return l.reader.Frame(seq)
+		return l.reader.Frame(c.subs.ch, seq)
 	}
-	if is := (halfOut{seq, c.session.encoding}); l.wholeIs != is {
+	if is := (halfOut{c.subs.ch.Ring(), seq, c.session.encoding}); l.wholeIs != is {
 		l.whole, l.wholeIs = l.encode(l.whole[:0], c.session.encoding, c.subs.ch, seq), is
 	}
 	return l.whole

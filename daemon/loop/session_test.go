@@ -62,8 +62,8 @@ func (w *wire) hearReply(reply, channel string, ref any) said {
 
 // The life of a client of wscast.v1.json, killed at every call: every command is answered once, every message comes once.
 func TestSessionKilledAtEveryCall(t *testing.T) {
-	t.Run("subscriptions", func(t *testing.T) {
-		killed(t, func(t *testing.T, d *dynasty) {
+	overRings(t, "subscriptions", func(t *testing.T, rings int) {
+		killedOver(t, rings, false, func(t *testing.T, d *dynasty) {
 			d.publish("news", "zero")
 			c := d.tcp(0)
 			c.send(request("json=news"))
@@ -157,8 +157,8 @@ func TestSessionKilledAtEveryCall(t *testing.T) {
 			c.expectEvents("data: one\ndata: two", "data: "+big, "event: base64\ndata: bGluZQ0K")
 		})
 	})
-	t.Run("an event stream of several channels", func(t *testing.T) {
-		killed(t, func(t *testing.T, d *dynasty) {
+	overRings(t, "an event stream of several channels", func(t *testing.T, rings int) {
+		killedOver(t, rings, false, func(t *testing.T, d *dynasty) {
 			c := d.tcp(4096)
 			c.send(request("json-events=a,b"))
 			c.expect(upgraded)
@@ -244,8 +244,10 @@ func (w *wire) expectEvents(events ...string) (ids []string) {
 }
 
 // What came while nobody was there comes first, and then what comes, without a gap and without a repeat.
-func TestReplay(t *testing.T) {
-	r := start(t)
+func TestReplay(t *testing.T) { overRings(t, "after an id", testReplay) }
+
+func testReplay(t *testing.T, rings int) {
+	r := start(t, splitOver(rings))
 	r.publish("news", "one")
 	c := r.dial()
 	c.send(request("json=news"))

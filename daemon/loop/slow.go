@@ -18,40 +18,40 @@ func (l *loop) sweep() {
 	if l.reader.Released() {
 		return
 	}
-	edge := l.served
 	for _, c := range l.again {
 		// Nobody is added to the list meanwhile: who is closed here is on it.
 		if c.flags&again != 0 && c.state == open && c.block == 0 {
-			if l.needs(c, edge) {
+			if l.needs(c) {
 				l.slow(c, nil)
 			}
 		}
 	}
 	// A blocked client stays in its place here: what it is told waits until it is writable.
 	for _, c := range l.blocked {
-		l.overtake(c, edge)
+		l.overtake(c)
 	}
 	clear(l.rests)
-	l.reader.Release(edge)
+	l.reader.Release()
 }
 
 // halfOut is a message that some client has half of.
 type halfOut struct {
-	seq      uint64
+	ring     int
+	seq      uint64 // in the ring
 	encoding encode.Encoding
 }
 
 // needs tells whether a client needs a message below the edge.
-func (l *loop) needs(c *client, edge uint64) bool {
+func (l *loop) needs(c *client) bool {
 	if c.subs != nil {
-		if seq, ok := l.reader.Next(c.subs.ch, c.cursor); !ok || seq != 0 && seq < edge {
+		if seq, ok := l.reader.Next(c.subs.ch, c.cursor); !ok || seq != 0 && seq < l.reader.Edge(c.subs.ch) {
 			return true
 		}
 	}
 	if c.fed() {
 		for _, sub := range c.session.subs {
 			if sub != c.session.at {
-				if seq, ok := l.reader.Next(sub.subs.ch, sub.cursor); !ok || seq != 0 && seq < edge {
+				if seq, ok := l.reader.Next(sub.subs.ch, sub.cursor); !ok || seq != 0 && seq < l.reader.Edge(sub.subs.ch) {
 					return true
 				}
 			}
@@ -61,19 +61,19 @@ func (l *loop) needs(c *client, edge uint64) bool {
 }
 
 // overtake deals with a blocked client if it needs a message below the edge.
-func (l *loop) overtake(c *client, edge uint64) {
+func (l *loop) overtake(c *client) {
 	if c.state == opening || c.state == closing && c.off == 0 {
 		return
 	}
-	if !l.needs(c, edge) {
+	if !l.needs(c) {
 		return
 	}
 	var rest []byte
 	if c.off > 0 { // else it has perhaps no channel
-		if seq, _ := l.reader.Next(c.subs.ch, c.cursor); seq < edge {
+		if seq, _ := l.reader.Next(c.subs.ch, c.cursor); seq < l.reader.Edge(c.subs.ch) {
 			// What is half out must be completed, or no further frame can follow. It is copied out of the log, once for all
 			// clients that are stuck in that message.
-			key := halfOut{seq, c.encoding()}
+			key := halfOut{c.subs.ch.Ring(), seq, c.encoding()}
 			whole := l.rests[key]
 			if whole == nil {
 				whole = bytes.Clone(l.frameOf(c, seq))

@@ -135,7 +135,6 @@ func TestFarBehindWhenTheLogMovesOn(t *testing.T) {
 					r.publish("nobody", strings.Repeat("m", 10_000))
 				}
 				l.reader.News(nil)
-				l.served = r.store.Edge()
 				l.sweep()
 				if s := l.count.Slow; s != 1 {
 					t.Errorf("%d slow clients, want 1", s)

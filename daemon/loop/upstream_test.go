@@ -10,7 +10,7 @@ import (
 // What a client publishes is appended once and answered once, whenever the process is killed.
 func TestPublishingKilledAtEveryCall(t *testing.T) {
 	t.Run("commands", func(t *testing.T) {
-		killedTalking(t, true, func(t *testing.T, d *dynasty) {
+		killedOver(t, 1, true, func(t *testing.T, d *dynasty) {
 			c := d.tcp(0)
 			c.send(request("json=news"))
 			c.expect(upgraded)
@@ -30,7 +30,7 @@ func TestPublishingKilledAtEveryCall(t *testing.T) {
 		})
 	})
 	t.Run("raw", func(t *testing.T) {
-		killedTalking(t, true, func(t *testing.T, d *dynasty) {
+		killedOver(t, 1, true, func(t *testing.T, d *dynasty) {
 			c := d.tcp(0).join("news")
 			c.send(masked(text, "one"), masked(byte(frame.Text), "tw"), masked(fin|byte(frame.Continuation), "o"))
 			c.expectText("one")

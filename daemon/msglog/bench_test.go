@@ -99,7 +99,7 @@ func BenchmarkAppendRead(b *testing.B) {
 			r.Run(&run, ch, cursors[ch.id], 0, 64<<10, 64)
 			cursors[ch.id], _, _ = r.Advance(ch, cursors[ch.id], 0, run.Bytes)
 		}
-		r.Release(l.Edge())
+		r.Release()
 	}
 }
 
@@ -152,7 +152,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 	b.ResetTimer()
 	for b.Loop() {
-		again, err := Open(duplicate(b, l.file))
+		again, err := Open(duplicate(b, l.rings[0].file))
 		if err != nil {
 			b.Fatal(err)
 		}

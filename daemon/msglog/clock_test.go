@@ -24,7 +24,7 @@ func TestSinceWhenTheClockJumps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer r.Release(Gone)
+			defer r.Retire()
 			ch, _, err := r.Join([]byte("news"))
 			if err != nil {
 				t.Fatal(err)

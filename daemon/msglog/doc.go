@@ -20,6 +20,21 @@
 // entry's position modulo the size of the data. The entries of one channel are linked in both directions, so that a
 // client of a quiet channel skips what a busy one has written.
 //
+// # Several rings
+//
+// A log can have up to 16 such files, the rings, so that a busy channel does not overwrite what a quiet one has. A channel
+// belongs to one of them, by an Arrangement of patterns. What a message costs is the same: it is appended to one ring, under
+// the one Log.mu, and whoever reads it has the ring in the channel's id. Epoch and numbers are of the log as a whole, so that
+// an id is good for every channel and clients of several rings get their messages in one order; places in a ring are counted
+// by its own ordinals, which cursors are made of, and an area beside the index has the number of each. The edge, the floors
+// and the age are of each ring. A log that has always been one ring has no such area: there the ordinals are the numbers
+// (layout.go has both layouts).
+//
+// Which channels have which ring changes between two processes only: Rearranged copies the messages in the order of their
+// numbers into new rings, and Moves say where a cursor has gone (arrange.go). Where a ring's file is of an earlier time than
+// the others', as when only some have files and the machine has crashed, LoadAll brings them together under one epoch
+// (loadall.go).
+//
 // # Appending
 //
 // Log.Append, by one goroutine at a time under Log.mu: make room (move the tail first, overwrite afterwards), write the

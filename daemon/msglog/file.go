@@ -72,7 +72,7 @@ func makeAt(path string, h *header) (*Log, error) {
 	l, err := Open(f)
 	if err == nil {
 		err = putInPlace(path, f)
-		l.path = path
+		l.rings[0].path = path
 	}
 	switch {
 	case l != nil && err != nil:

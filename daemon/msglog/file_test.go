@@ -29,8 +29,8 @@ func load(t testing.TB, o Options) (*Log, Found) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Path() != o.Path || l.Usage().Path != o.Path {
-		t.Fatalf("the log is at %q", l.Path())
+	if l.Path(0) != o.Path || l.Usage()[0].Path != o.Path {
+		t.Fatalf("the log is at %q", l.Path(0))
 	}
 	return l, found
 }
@@ -53,7 +53,7 @@ func end(t testing.TB, l *Log) {
 // isOf expects an id to be of a log, or not to be.
 func isOf(t testing.TB, l *Log, epoch, seq uint64, want bool) {
 	t.Helper()
-	n, ok := l.Sequence(epoch, seq)
+	n, ok := l.Sequence(0, epoch, seq)
 	if ok != want || ok && n != seq {
 		t.Errorf("the id %x:%d is %d, %v; want %v", epoch, seq, n, ok, want)
 	}
@@ -82,13 +82,13 @@ func TestFinished(t *testing.T) {
 	var p published
 	for _, n := range []int{0, 1, 50, 9000, 3} {
 		p.appendSome(t, l, random, n)
-		tail := l.m.head.tail.Load()
+		tail := l.rings[0].m.head.tail.Load()
 		end(t, l)
 		l, found = load(t, o)
 		if l.Epoch() != epoch || found != (Found{Kept: uint64(len(p)) + 1 - tail}) {
 			t.Fatalf("after %d messages: epoch %x, was %x; %+v", n, l.Epoch(), epoch, found)
 		}
-		if l.m.head.closed.Load() != 0 {
+		if l.rings[0].m.head.closed.Load() != 0 {
 			t.Error("it is finished while it is in use")
 		}
 		p.check(t, l, tail)
@@ -178,8 +178,8 @@ func TestFileOpened(t *testing.T) {
 	var p published
 	for range 3 {
 		p.appendSome(t, l, random, 2000)
-		stored := duplicate(t, l.file)
-		tail := l.m.head.tail.Load()
+		stored := duplicate(t, l.rings[0].file)
+		tail := l.rings[0].m.head.tail.Load()
 		shut(t, l)
 		if again, _, err := Load(o); err == nil {
 			again.Close()
@@ -189,8 +189,8 @@ func TestFileOpened(t *testing.T) {
 		if l, err = Open(stored); err != nil {
 			t.Fatal(err)
 		}
-		if l.Epoch() != epoch || l.Path() != o.Path {
-			t.Errorf("epoch %x, was %x; path %q", l.Epoch(), epoch, l.Path())
+		if l.Epoch() != epoch || l.Path(0) != o.Path {
+			t.Errorf("epoch %x, was %x; path %q", l.Epoch(), epoch, l.Path(0))
 		}
 		p.check(t, l, tail)
 	}
@@ -198,7 +198,7 @@ func TestFileOpened(t *testing.T) {
 	if err := l.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	stored := duplicate(t, l.file)
+	stored := duplicate(t, l.rings[0].file)
 	shut(t, l)
 	// Now it is anybody's, whoever has its descriptor.
 	l, found := load(t, o)
@@ -383,7 +383,7 @@ func TestWritesBack(t *testing.T) {
 	defer shut(t, l)
 	for n := uint64(1); n < 50; n++ {
 		appendTo(t, l, []byte("a"), []byte("message"))
-		await(t, "the message is on the disk", func() bool { return l.m.head.synced.Load() == n })
+		await(t, "the message is on the disk", func() bool { return l.rings[0].m.head.synced.Load() == n })
 	}
 	if err := l.Failure(); err != nil {
 		t.Error(err)
@@ -407,18 +407,18 @@ func TestDiskFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	file := l.file
+	file := l.rings[0].file
 	l.mu.Lock()
-	l.file = w
+	l.rings[0].file = w
 	l.mu.Unlock()
 	appendTo(t, l, []byte("a"), []byte("message"))
 	await(t, "the failure is known", func() bool { return l.Failure() != nil })
-	l.writer.stop()
-	l.file = file
+	l.rings[0].writer.stop()
+	l.rings[0].file = file
 	if err := l.Finish(); err == nil || !strings.Contains(err.Error(), o.Path) {
 		t.Errorf("Finish: %v", err)
 	}
-	if l.m.head.synced.Load() != 0 || l.m.head.closed.Load() != 0 {
+	if l.rings[0].m.head.synced.Load() != 0 || l.rings[0].m.head.closed.Load() != 0 {
 		t.Error("the disk is said to have it")
 	}
 	w.Close()
@@ -440,15 +440,15 @@ func TestFault(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := survivingFaults(func() error {
-		l.m.sum(l.m.entry(1))
+		l.rings[0].m.sum(l.rings[0].m.entry(1))
 		return nil
 	})
 	var bad damagedError
 	if !errors.As(err, &bad) {
 		t.Errorf("error %v", err)
 	}
-	l.writer.stop()
-	if err := os.Truncate(o.Path, int64(l.m.head.end())); err != nil { // what Close needs
+	l.rings[0].writer.stop()
+	if err := os.Truncate(o.Path, int64(l.rings[0].m.head.end())); err != nil { // what Close needs
 		t.Fatal(err)
 	}
 	defer func() {
@@ -495,25 +495,25 @@ func TestResizedBetweenFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if next == l || next.Path() != o.Path || next.Epoch() != epoch || next.m.size != uint64(o.Size) || (next.writer == nil) != (o.Path == "") {
-			t.Fatalf("%d: %+v", i, next.Usage())
+		if next == l || next.Path(0) != o.Path || next.Epoch() != epoch || next.rings[0].m.size != uint64(o.Size) || (next.rings[0].writer == nil) != (o.Path == "") {
+			t.Fatalf("%d: %+v", i, next.Usage()[0])
 		}
 		if (aside != "") != (i == 4) {
 			t.Errorf("%d: %q was moved aside", i, aside)
 		}
 		shut(t, l)
 		l = next
-		p.check(t, l, l.m.head.tail.Load())
+		p.check(t, l, l.rings[0].m.head.tail.Load())
 		if same, _, err := l.Resized(o); same != l || err != nil {
 			t.Errorf("%d: it was copied once more, %v", i, err)
 		}
 		p.appendSome(t, l, random, 100)
 		if o.Path != "" { // all of it could be read after a power failure
-			kept := l.m.head.head.Load() + 1 - l.m.head.tail.Load()
+			kept := l.rings[0].m.head.head.Load() + 1 - l.rings[0].m.head.tail.Load()
 			if err := l.Finish(); err != nil {
 				t.Fatal(err)
 			}
-			tail := l.m.head.tail.Load()
+			tail := l.rings[0].m.head.tail.Load()
 			shut(t, l)
 			var found Found
 			l, found = load(t, o)
@@ -535,7 +535,7 @@ func TestResizedFails(t *testing.T) {
 	defer shut(t, other)
 	var p published
 	p.appendSome(t, l, rand.New(rand.NewPCG(11, 12)), 100)
-	for _, to := range []string{other.Path(), filepath.Join(filepath.Dir(o.Path), "none", logName), filepath.Dir(o.Path)} {
+	for _, to := range []string{other.Path(0), filepath.Join(filepath.Dir(o.Path), "none", logName), filepath.Dir(o.Path)} {
 		fds, maps := descriptors(), mappings()
 		next, aside, err := l.Resized(Options{Size: MinSize, Channels: 300, Path: to})
 		if err == nil || next != nil || aside != "" || strings.ContainsAny(err.Error(), "\n") {
@@ -552,7 +552,7 @@ func TestResizedFails(t *testing.T) {
 	if _, _, err := l.Resized(Options{Size: 2 * MinSize, Channels: 300, Path: o.Path}); err == nil {
 		t.Error("no error")
 	}
-	if !isAt(l.file, o.Path) {
+	if !isAt(l.rings[0].file, o.Path) {
 		t.Error("its file has lost its path")
 	}
 	p.check(t, l, 1)
@@ -562,7 +562,7 @@ func TestResizedFails(t *testing.T) {
 func TestNoSumsInMemory(t *testing.T) {
 	l := small(t)
 	appendTo(t, l, []byte("a"), []byte("message"))
-	if e := l.m.entry(1); e.sum != 0 || l.writer != nil {
+	if e := l.rings[0].m.entry(1); e.sum != 0 || l.rings[0].writer != nil {
 		t.Errorf("%+v", e)
 	}
 	o := home(t)
@@ -573,7 +573,7 @@ func TestNoSumsInMemory(t *testing.T) {
 	if allocs != 0 {
 		t.Errorf("%v allocations", allocs)
 	}
-	if e := f.m.entry(5); e.sum == 0 || e.sum != f.m.sum(e) {
+	if e := f.rings[0].m.entry(5); e.sum == 0 || e.sum != f.rings[0].m.sum(e) {
 		t.Errorf("%+v", e)
 	}
 }
@@ -585,8 +585,8 @@ func ExampleLog_Sequence() {
 	}
 	defer l.Close()
 	_, _ = l.Append([]byte("news"), []byte("hello"), frame.Text)
-	fmt.Println(l.Sequence(l.Epoch(), 1))
-	fmt.Println(l.Sequence(l.Epoch(), 2))
+	fmt.Println(l.Sequence(0, l.Epoch(), 1))
+	fmt.Println(l.Sequence(0, l.Epoch(), 2))
 	// Output:
 	// 1 true
 	// 2 false

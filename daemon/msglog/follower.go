@@ -10,7 +10,8 @@ import (
 // A Follower reads all messages from the head on, at its own pace, for one goroutine.
 type Follower struct {
 	log    *Log
-	next   uint64        // sequence number of the message after batch
+	next   []uint64      // by ring: ordinal of the first message that is not in batch, nor was before; 0: it is gone
+	seen   uint64        // number of the newest message that was in a batch before
 	news   chan struct{} // has a token after every Append
 	closed chan struct{}
 	once   sync.Once
@@ -21,6 +22,7 @@ type Follower struct {
 
 // followed is what is known about a message without looking at its frame.
 type followed struct {
+	number   uint64
 	seq, pos uint64
 	time     int64
 	size     uint32
@@ -30,7 +32,7 @@ type followed struct {
 // Message as a Follower sees it.
 type Message struct {
 	Channel string
-	Seq     uint64
+	Number  uint64
 	Time    int64 // of Append, Unix time in nanoseconds
 	Op      frame.Opcode
 	Data    []byte // valid until the next call of Next or TryNext
@@ -47,26 +49,44 @@ func (l *Log) Follow() *Follower {
 	f := &Follower{log: l, news: make(chan struct{}, 1), closed: make(chan struct{})}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f.next = l.m.head.head.Load() + 1
-	l.followers[f] = struct{}{}
-	return f
-}
-
-// FollowFrom makes a follower that sees every message after seq. Where seq is above the head, it is behind from the
-// beginning: seq is of another log.
-func (l *Log) FollowFrom(seq uint64) *Follower {
-	f := l.Follow() // f.next is head + 1
-	if seq < f.next {
-		f.next = seq + 1
-	} else {
-		f.next = 0 // below any tail
+	l.followLocked(f)
+	for _, g := range l.rings {
+		f.next = append(f.next, g.m.head.head.Load()+1)
 	}
 	return f
 }
 
-// Seen is the sequence number up to which every message was returned or not wanted. It is for the goroutine that calls
+// FollowFrom makes a follower that sees every message after the one with that number. Where it is above the head, the
+// follower is behind from the beginning: the number is of another log.
+func (l *Log) FollowFrom(number uint64) *Follower {
+	f := &Follower{log: l, news: make(chan struct{}, 1), closed: make(chan struct{})}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.followLocked(f)
+	for _, g := range l.rings {
+		next, tail := uint64(0), g.m.head.tail.Load()
+		if number <= f.seen && number >= g.gone(tail) {
+			next = g.above(tail, number)
+		}
+		f.next = append(f.next, next)
+	}
+	f.seen = number
+	return f
+}
+
+func (l *Log) followLocked(f *Follower) {
+	f.seen = l.Head()
+	l.followers[f] = struct{}{}
+}
+
+// Seen is the number up to which every message was returned or not wanted. It is for the goroutine that calls
 // Next, also after Close.
-func (f *Follower) Seen() uint64 { return f.next - 1 - uint64(len(f.batch)-f.at) }
+func (f *Follower) Seen() uint64 {
+	if f.at > 0 {
+		return f.batch[f.at-1].number
+	}
+	return f.seen
+}
 
 func (f *Follower) kick() {
 	select {
@@ -114,15 +134,18 @@ func (f *Follower) TryNext(want func(channel string) bool) (m Message, ok bool, 
 			if !want(n.ch.name) {
 				continue
 			}
-			f.buf = append(f.buf[:0], f.log.m.bytes(n.pos, uint64(n.size))...)
+			g := n.ch.ring
+			f.buf = append(f.buf[:0], g.m.bytes(n.pos, uint64(n.size))...)
 			// Overwritten while it was copied? Adding 0, and evictLocked's adding 1, puts the copy before or after the move
 			// of the tail. With a load and a store a processor with weak ordering could still be copying here.
-			if f.log.m.head.tail.Add(0) > n.seq {
-				f.batch, f.at, f.next = f.batch[:0], 0, n.seq
+			if g.m.head.tail.Add(0) > n.seq {
+				f.at--
+				f.seen = f.Seen()
+				f.batch, f.at, f.next[g.index] = f.batch[:0], 0, 0
 				return Message{}, false, ErrBehind
 			}
 			op, data, _ := frame.Payload(f.buf)
-			return Message{Channel: n.ch.name, Seq: n.seq, Time: n.time, Op: op, Data: data}, true, nil
+			return Message{Channel: n.ch.name, Number: n.number, Time: n.time, Op: op, Data: data}, true, nil
 		}
 		if err := f.fill(); err != nil || len(f.batch) == 0 {
 			return Message{}, false, err
@@ -130,19 +153,34 @@ func (f *Follower) TryNext(want func(channel string) bool) (m Message, ok bool, 
 	}
 }
 
-// fill notes what comes next, under the lock and without copying frames.
+// fill notes what comes next, of all rings in the order of the numbers, under the lock and without copying frames.
 func (f *Follower) fill() error {
 	const most = 128
 	l := f.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	f.seen = f.Seen()
 	f.batch, f.at = f.batch[:0], 0
-	if f.next < l.m.head.tail.Load() {
-		return ErrBehind
+	for _, g := range l.rings {
+		if f.next[g.index] < g.m.head.tail.Load() {
+			return ErrBehind
+		}
 	}
-	for head := l.m.head.head.Load(); f.next <= head && len(f.batch) < most; f.next++ {
-		e := l.m.entry(f.next)
-		f.batch = append(f.batch, followed{f.next, e.pos, e.time, e.size, l.byID[e.channel]})
+	for len(f.batch) < most {
+		var oldest *ring
+		first := uint64(Gone)
+		for _, g := range l.rings {
+			if next := f.next[g.index]; next <= g.m.head.head.Load() && g.m.number(next) < first {
+				oldest, first = g, g.m.number(next)
+			}
+		}
+		if oldest == nil {
+			break
+		}
+		seq := f.next[oldest.index]
+		f.next[oldest.index]++
+		e := oldest.m.entry(seq)
+		f.batch = append(f.batch, followed{first, seq, e.pos, e.time, e.size, oldest.byID[e.channel]})
 	}
 	return nil
 }

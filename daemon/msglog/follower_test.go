@@ -33,7 +33,7 @@ func TestFollow(t *testing.T) {
 		}
 		m, err := f.Next(func(channel string) bool { return channel != "channel 1" })
 		if err != nil || m.Channel != fmt.Sprint("channel ", i%3) || string(m.Data) != fmt.Sprint("message ", i) ||
-			m.Seq != uint64(i+2) || m.Op != frame.Text+frame.Opcode(i%2) {
+			m.Number != uint64(i+2) || m.Op != frame.Text+frame.Opcode(i%2) {
 			t.Fatalf("message %d: %+v, %v", i, m, err)
 		}
 	}
@@ -81,7 +81,7 @@ func TestFollowBehind(t *testing.T) {
 			}
 			// What comes next is the oldest in the log: not yet behind.
 			if read > 0 {
-				if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Seq != uint64(read+1) {
+				if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Number != uint64(read+1) {
 					t.Fatalf("%+v, %v, %v", m, ok, err)
 				}
 			}
@@ -140,7 +140,7 @@ func TestFollowConcurrent(t *testing.T) {
 			}
 			writer, n, ok := open(m.Data)
 			if !ok || n != next[writer] {
-				t.Errorf("message %d: writer %d, number %d after %d, whole: %v", m.Seq, writer, n, int64(next[writer])-1, ok)
+				t.Errorf("message %d: writer %d, number %d after %d, whole: %v", m.Number, writer, n, int64(next[writer])-1, ok)
 				return true
 			}
 			next[writer]++
@@ -218,7 +218,7 @@ func TestFollowFrom(t *testing.T) {
 	if n := f.Seen(); n != 2 {
 		t.Errorf("at the beginning it has seen %d", n)
 	}
-	if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Seq != 3 || f.Seen() != 3 {
+	if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Number != 3 || f.Seen() != 3 {
 		t.Fatalf("%+v, %v, %v, seen %d", m, ok, err, f.Seen())
 	}
 	if m, ok, err := f.TryNext(func(string) bool { return false }); ok || err != nil || f.Seen() != 5 {
@@ -241,7 +241,7 @@ func TestFollowFrom(t *testing.T) {
 			t.Fatalf("from %d: %+v, %v", seq, m, err)
 		}
 	}
-	for l.m.head.tail.Load() < 3 {
+	for l.rings[0].m.head.tail.Load() < 3 {
 		appendTo(t, l, []byte("news"), []byte("x"))
 	}
 	old := l.FollowFrom(1)

@@ -14,8 +14,12 @@ import (
 // This file is the one place that knows where things lie in the mapped file. It uses unsafe to see structures in memory
 // that the garbage collector does not own; they contain no pointers.
 
-// layoutVersion changes with every change of the structures in this file.
-const layoutVersion = 2
+// The layouts change with every change of the structures in this file. A log of one ring is as it was before there were
+// several: its ordinals are the numbers, and it has no area and no part of the header that says so.
+const (
+	layoutAlone  = 2
+	layoutOfMany = 3
+)
 
 // align is the granularity of the areas: the largest page size of the machines that Linux runs on.
 const align = 64 << 10
@@ -44,18 +48,56 @@ type header struct {
 	_        [16]byte
 
 	// What follows changes while the log is used.
-	head atomic.Uint64 // sequence number of the newest message, 0 before the first one
+	head atomic.Uint64 // ordinal of the newest message, 0 before the first one
 	_    [56]byte
-	tail atomic.Uint64 // sequence number of the oldest message that is kept, 1 before the first one
+	tail atomic.Uint64 // ordinal of the oldest message that is kept, 1 before the first one
 	_    [56]byte
 
 	// Of a log with a file, see writeback.go.
 	synced atomic.Uint64 // every message up to this one was on the disk when this was written
 	closed atomic.Uint64 // closedMark, when everything was on the disk and nothing has changed since; or 0
-	_      [48]byte
+
+	// Of a ring of several. They are bounds that hold whenever they are read.
+	given atomic.Uint64 // numbers up to this one may have been given, in whichever ring
+	gone  atomic.Uint64 // number of the newest message that was given up; those that are kept have greater ones
+	holes atomic.Uint64 // number up to which some are missing among those that are kept, since they come from several rings
+	_     [24]byte
+
+	part part
 }
 
-// cell is the name of a channel. Its index in the table is the channel's id. It means something only while an entry that is
+// part says which ring of a log this is; all zero: the log is this ring alone.
+type part struct {
+	arrangement uint64 // random, the same in all rings of a log: those of another one are not mixed up with them
+	index       uint32 // of the ring, 0 is the one for all channels that no other one has
+	count       uint32 // rings of the log
+	patterns    uint32 // checksum of the patterns of all rings, in their order
+	length      uint32 // of match
+	sum         uint32 // checksum of all of this, taken with 0 here
+	_           uint32
+	match       [MaxMatch]byte
+}
+
+// checksum of the part.
+func (p *part) checksum() uint32 {
+	other := *p
+	other.sum = 0
+	return checksum(unsafe.Slice((*byte)(unsafe.Pointer(&other)), unsafe.Sizeof(other)))
+}
+
+// pattern of the channels.
+func (p *part) pattern() string { return string(p.match[:min(p.length, MaxMatch)]) }
+
+// numbered is what an entry of a ring of several has besides: 16 bytes, in an area of their own, so that nothing that a
+// ring alone does touches them. They belong to the entry, and are covered by its checksum.
+type numbered struct {
+	number atomic.Uint64 // of the message
+	prev   atomic.Uint64 // of the previous message of the channel, 0: none
+}
+
+func (n *numbered) bytes() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(n)), unsafe.Sizeof(*n)) }
+
+// cell is the name of a channel. Its index in the table is the lower part of the channel's id. It means something only while an entry that is
 // kept refers to it: a cell that is given up is left as it is, and written anew before the next entry refers to it.
 type cell struct {
 	size uint32 // bytes of the name
@@ -83,17 +125,17 @@ func (c *cell) get() (name []byte, ok bool) {
 
 // entry describes one message. One cache line.
 type entry struct {
-	seq     uint64
+	seq     uint64   // ordinal of the message in its ring
 	pos     uint64   // of the frame: bytes of frames written before it since the log was made
 	time    int64    // of Append, Unix time in nanoseconds
-	prev    uint64   // sequence number of the previous message of the channel when this one was appended, 0: none
+	prev    uint64   // ordinal of the previous message of the channel when this one was appended, 0: none
 	size    uint32   // bytes of the frame
-	channel uint32   // id
+	channel uint32   // its cell
 	once    [12]byte // hash of the id that its publisher has given the message, zero: none
 	sum     uint32   // checksum of all of the above, of the channel's name and of the frame (mapping.sum); 0 in memory
 
 	// Changes when the channel's next message is appended, and follows from the entries: a scan makes it anew.
-	next atomic.Uint64 // sequence number of the next message of the channel, 0: none yet
+	next atomic.Uint64 // ordinal of the next message of the channel, 0: none yet
 }
 
 // fixed is the part that does not change any more. It is mapped memory.
@@ -102,24 +144,34 @@ func (e *entry) fixed() []byte {
 }
 
 const (
-	headerSize = align
-	cellSize   = unsafe.Sizeof(cell{})
-	entrySize  = unsafe.Sizeof(entry{})
+	headerSize   = align
+	cellSize     = unsafe.Sizeof(cell{})
+	entrySize    = unsafe.Sizeof(entry{})
+	numberedSize = unsafe.Sizeof(numbered{})
+
+	_ = 512 - unsafe.Sizeof(header{}) // a sector: see writeHeader
 )
 
 func roundUp(n uint64) uint64 { return (n + align - 1) &^ (align - 1) }
 
 // areas are the offsets of the areas in the file.
-type areas struct{ cells, index, data, end uint64 }
+type areas struct{ cells, index, numbers, data, end uint64 }
 
-func layOut(channels uint32, entries, data uint64) areas {
+func (h *header) areas() areas {
 	var a areas
 	a.cells = headerSize
-	a.index = a.cells + roundUp(uint64(channels)*uint64(cellSize))
-	a.data = a.index + roundUp(entries*uint64(entrySize))
-	a.end = a.data + data
+	a.index = a.cells + roundUp(uint64(h.channels)*uint64(cellSize))
+	a.numbers = a.index + roundUp(h.entries*uint64(entrySize))
+	a.data = a.numbers
+	if h.ofMany() {
+		a.data += roundUp(h.entries * uint64(numberedSize))
+	}
+	a.end = a.data + h.data
 	return a
 }
+
+// ofMany tells whether the log has, or had, more rings than this one.
+func (h *header) ofMany() bool { return h.part.arrangement != 0 }
 
 // mapping is the file in memory.
 type mapping struct {
@@ -127,10 +179,11 @@ type mapping struct {
 	length uintptr // mapped bytes, the mirror included
 	size   uint64  // bytes of the data area, as they were checked
 
-	head  *header
-	cells []cell
-	index []entry
-	data  []byte // twice as long as the data area: its second half is the first one again
+	head    *header
+	cells   []cell
+	index   []entry
+	numbers []numbered // beside index; nil: the numbers are the ordinals
+	data    []byte     // twice as long as the data area: its second half is the first one again
 }
 
 // mapFile maps a log file that has a header in place.
@@ -165,7 +218,7 @@ func (m *mapping) mapFd(fd int) error {
 	if err := h.check(st.Size); err != nil {
 		return err
 	}
-	a := layOut(h.channels, h.entries, h.data)
+	a := h.areas()
 
 	// Reserve the address space, then put the file and the mirror of its data over the reservation.
 	if a.end+h.data > math.MaxInt {
@@ -189,6 +242,9 @@ func (m *mapping) mapFd(fd int) error {
 	m.head = (*header)(base)
 	m.cells = unsafe.Slice((*cell)(unsafe.Add(base, a.cells)), h.channels)
 	m.index = unsafe.Slice((*entry)(unsafe.Add(base, a.index)), h.entries)
+	if h.ofMany() {
+		m.numbers = unsafe.Slice((*numbered)(unsafe.Add(base, a.numbers)), h.entries)
+	}
 	m.data = unsafe.Slice((*byte)(unsafe.Add(base, a.data)), 2*h.data)
 	return nil
 }
@@ -204,11 +260,14 @@ func (h *header) check(size int64) error {
 	if h.magic != magic {
 		return damaged("the file is not a message log")
 	}
-	if h.layout != layoutVersion {
-		return damaged("the file has layout %d, this program knows %d", h.layout, layoutVersion)
+	if h.layout != layoutAlone && h.layout != layoutOfMany {
+		return damaged("the file has layout %d, this program knows %d and %d", h.layout, layoutAlone, layoutOfMany)
 	}
-	if h.sum != checksum(h.fixed()) {
+	if h.sum != checksum(h.fixed()) || h.layout == layoutOfMany != h.ofMany() {
 		return damaged("the header is damaged")
+	}
+	if p := &h.part; h.ofMany() && (p.sum != p.checksum() || p.length > MaxMatch || p.index >= p.count || p.count > MaxRings) {
+		return damaged("the header is damaged: its part about several logs")
 	}
 	// The bounds keep every product below in range whatever the header says.
 	if h.channels == 0 || h.channels > MaxChannels || h.data < MinSize || h.data > MaxSize || h.data%align != 0 ||
@@ -242,7 +301,7 @@ func readHeader(fd int) (*header, error) {
 }
 
 // end is the size of the file.
-func (h *header) end() uint64 { return layOut(h.channels, h.entries, h.data).end }
+func (h *header) end() uint64 { return h.areas().end }
 
 // initialize writes the header of an empty log.
 func initialize(f *os.File, h *header) error {
@@ -259,7 +318,11 @@ func initialize(f *os.File, h *header) error {
 // writeHeader writes the header in one go: a process that is killed leaves the old one or the new one, and so does a disk,
 // which writes whole sectors.
 func writeHeader(fd int, h *header) error {
-	h.magic, h.layout = magic, layoutVersion
+	h.magic, h.layout = magic, layoutAlone
+	if h.ofMany() {
+		h.layout = layoutOfMany
+		h.part.sum = h.part.checksum()
+	}
 	h.sum = checksum(h.fixed())
 	if _, err := unix.Pwrite(fd, h.all(), 0); err != nil {
 		return fmt.Errorf("log: writing the header: %w", err)
@@ -275,6 +338,31 @@ func (m *mapping) unmap() error {
 
 func (m *mapping) entry(seq uint64) *entry { return &m.index[seq%uint64(len(m.index))] }
 
+// number of the message with that ordinal. The numbers of a ring ascend with the ordinals, and are no smaller.
+func (m *mapping) number(seq uint64) uint64 {
+	if m.numbers == nil {
+		return seq
+	}
+	return m.numbers[seq%uint64(len(m.numbers))].number.Load()
+}
+
+// before is the number of the message that the channel had before the one with that ordinal, 0 if none.
+func (m *mapping) before(seq uint64) uint64 {
+	if m.numbers == nil {
+		return m.entry(seq).prev
+	}
+	return m.numbers[seq%uint64(len(m.numbers))].prev.Load()
+}
+
+// setNumber is for the writer of the entry.
+func (m *mapping) setNumber(seq, number, prev uint64) {
+	if m.numbers != nil {
+		n := &m.numbers[seq%uint64(len(m.numbers))]
+		n.number.Store(number)
+		n.prev.Store(prev)
+	}
+}
+
 // bytes are the n bytes of frames from position pos, n at most the size of the data area.
 func (m *mapping) bytes(pos, n uint64) []byte {
 	at := pos % m.size
@@ -285,6 +373,9 @@ func (m *mapping) bytes(pos, n uint64) []byte {
 func (m *mapping) sum(e *entry) uint32 {
 	c := &m.cells[e.channel]
 	sum := crc32.Update(0, castagnoli, e.fixed())
+	if m.numbers != nil {
+		sum = crc32.Update(sum, castagnoli, m.numbers[e.seq%uint64(len(m.numbers))].bytes())
+	}
 	sum = crc32.Update(sum, castagnoli, c.name[:min(c.size, MaxName)])
 	return crc32.Update(sum, castagnoli, m.bytes(e.pos, uint64(e.size)))
 }

@@ -22,7 +22,7 @@ func TestCreateRefuses(t *testing.T) {
 		}
 	}
 	l := create(t, Options{Size: MinSize + 1, Channels: 1})
-	if u := l.Usage(); u.Size != MinSize+align || u.Places != 1 || u.Entries != (MinSize+align)/bytesPerEntry {
+	if u := l.Usage()[0]; u.Size != MinSize+align || u.Places != 1 || u.Entries != (MinSize+align)/bytesPerEntry {
 		t.Errorf("%+v", u)
 	}
 	if other := create(t, Options{Size: MinSize, Channels: 1}); other.Epoch() == l.Epoch() {
@@ -50,14 +50,14 @@ func TestAppend(t *testing.T) {
 			if l.Head() != c.cursor+1 {
 				t.Fatalf("head %d after message %d", l.Head(), c.cursor+1)
 			}
-			sameBytes(t, "Frame", r.Frame(l.Head()), framed(op, []byte(message)))
+			sameBytes(t, "Frame", r.Frame(c.ch, l.Head()), framed(op, []byte(message)))
 			c.sendAll(t)
 			if got, payload, ok := c.received(); !ok || got != op || string(payload) != message {
 				t.Fatalf("message %d: opcode %d, %d bytes, %v", i, got, len(payload), ok)
 			}
 		}
 	}
-	u := l.Usage()
+	u := l.Usage()[0]
 	if u.Messages != 13 || u.Published != 13 || u.Head != 13 || u.Channels != 1 || u.Epoch != l.Epoch() || u.Oldest.IsZero() {
 		t.Errorf("%+v", u)
 	}
@@ -81,11 +81,11 @@ func TestAppendRefuses(t *testing.T) {
 		{"", nil, errName},
 		{strings.Repeat("n", MaxName+1), nil, errName},
 	} {
-		before := l.Usage()
+		before := l.Usage()[0]
 		if _, err := l.Append([]byte(test.name), test.message, frame.Text); err != test.err {
 			t.Errorf("%.10q, %d bytes: %v", test.name, len(test.message), err)
 		}
-		if after := l.Usage(); after != before {
+		if after := l.Usage()[0]; after != before {
 			t.Errorf("%.10q: a refused message changed %+v to %+v", test.name, before, after)
 		}
 	}
@@ -100,14 +100,14 @@ func TestFull(t *testing.T) {
 	message := make([]byte, eighth-frame.MaxHeader)
 	usage := func(messages, bytes uint64) {
 		t.Helper()
-		if u := l.Usage(); u.Messages != messages || u.Bytes != bytes {
+		if u := l.Usage()[0]; u.Messages != messages || u.Bytes != bytes {
 			t.Fatalf("%d messages, %d bytes; want %d, %d", u.Messages, u.Bytes, messages, bytes)
 		}
 	}
 	for range 7 {
 		appendTo(t, l, []byte("news"), message)
 	}
-	r.Release(Gone)
+	r.Retire()
 	appendTo(t, l, []byte("news"), message[1:])
 	usage(8, MinSize-1)
 	appendTo(t, l, []byte("news"), nil) // a byte more than there is place for
@@ -230,12 +230,12 @@ func TestWrap(t *testing.T) {
 			}
 			var buf, want []byte
 			over := 0
-			for n := uint64(0); l.pos < 10*MinSize && n < 10*MinSize/bytesPerEntry; n++ {
+			for n := uint64(0); l.rings[0].pos < 10*MinSize && n < 10*MinSize/bytesPerEntry; n++ {
 				i := int(random.Uint32() % 3)
 				buf = content(buf, n, most)
 				appendTo(t, l, []byte(clients[i].ch.name), buf)
 				sent[i] = append(sent[i], n)
-				if e := l.m.entry(l.Head()); e.pos/MinSize != (e.pos+uint64(e.size)-1)/MinSize {
+				if e := l.rings[0].m.entry(l.Head()); e.pos/MinSize != (e.pos+uint64(e.size)-1)/MinSize {
 					over++
 				}
 				c := clients[random.Uint32()%3]
@@ -244,7 +244,7 @@ func TestWrap(t *testing.T) {
 					for _, c := range clients {
 						c.sendAll(t)
 					}
-					r.Release(l.Edge())
+					r.Release()
 				}
 				for i, c := range clients {
 					for {
@@ -258,7 +258,7 @@ func TestWrap(t *testing.T) {
 					}
 				}
 			}
-			if u := l.Usage(); over < 2 && most > 300 || u.Bytes > u.Size || u.Messages > u.Entries {
+			if u := l.Usage()[0]; over < 2 && most > 300 || u.Bytes > u.Size || u.Messages > u.Entries {
 				t.Errorf("%d frames lay over the end; %+v", over, u)
 			}
 			for i, c := range clients {
@@ -351,9 +351,9 @@ func TestChannels(t *testing.T) {
 		appendTo(t, l, []byte("busy"), nil)
 		r.News(nil)
 		busy.sendAll(t)
-		r.Release(l.Edge())
+		r.Release()
 	}
-	if u := l.Usage(); u.Channels != 1 {
+	if u := l.Usage()[0]; u.Channels != 1 {
 		t.Errorf("%d channels are left", u.Channels)
 	}
 	fifth := newClient(t, r, "fifth")
@@ -369,7 +369,7 @@ func TestChannels(t *testing.T) {
 		appendTo(t, l, []byte("busy"), nil)
 		r.News(nil)
 		busy.sendAll(t)
-		r.Release(l.Edge())
+		r.Release()
 	}
 	if fifth.ch.kept != 0 || fifth.ch.Last() == 0 || l.byName["fifth"] != fifth.ch {
 		t.Error("a channel with a client was forgotten")
@@ -387,7 +387,7 @@ func TestManyChannels(t *testing.T) {
 		t.Errorf("%q", names)
 	}
 	for _, n := range []int{1, 1023, 1024, 1025, 2048, 5000} {
-		for i := len(l.byID); i < n; i++ {
+		for i := len(l.rings[0].byID); i < n; i++ {
 			join(t, r, fmt.Sprint("channel ", i))
 		}
 		names := l.Channels()
@@ -442,7 +442,7 @@ func TestAllocations(t *testing.T) {
 			c.cursor, c.skip, _ = r.Advance(c.ch, c.cursor, c.skip, 100)
 			c.cursor, c.skip, _ = r.Advance(c.ch, c.cursor, c.skip, 32)
 		}
-		r.Release(l.Edge())
+		r.Release()
 		if err := errors.Join(err, err2); err != nil || len(news) != 2 {
 			t.Fatal(err, news)
 		}

@@ -81,25 +81,25 @@ func TestIDIsForgotten(t *testing.T) {
 	if len(l.once) != 2 {
 		t.Errorf("%d ids are kept, want 2", len(l.once))
 	}
-	for l.m.head.tail.Load() <= 2 { // until the message with the id 1 is overwritten
+	for l.rings[0].m.head.tail.Load() <= 2 { // until the message with the id 1 is overwritten
 		put(t, l, "news", "2", true)
 		appendTo(t, l, []byte("news"), nil)
 	}
 	put(t, l, "news", "1", false)
-	for l.m.head.tail.Load() <= 3 {
+	for l.rings[0].m.head.tail.Load() <= 3 {
 		appendTo(t, l, []byte("news"), nil)
 	}
 	if len(l.once) != 1 {
 		t.Errorf("%d ids are kept, want 1", len(l.once))
 	}
-	for range l.m.index {
+	for range l.rings[0].m.index {
 		appendTo(t, l, []byte("news"), nil)
 	}
 	if l.once != nil {
 		t.Errorf("%d ids are kept, want none", len(l.once))
 	}
 	// Nor do entries keep those of the messages that had their place before.
-	next, err := Open(duplicate(t, l.file))
+	next, err := Open(duplicate(t, l.rings[0].file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,13 +113,13 @@ func TestIDIsForgotten(t *testing.T) {
 func TestAgainMakesNoRoom(t *testing.T) {
 	l := small(t)
 	put(t, l, "news", "1", false)
-	for l.Usage().Messages < uint64(len(l.m.index)) {
+	for l.Usage()[0].Messages < uint64(len(l.rings[0].m.index)) {
 		appendTo(t, l, []byte("news"), nil)
 	}
 	for range 3 {
 		put(t, l, "news", "1", true)
 	}
-	if tail := l.m.head.tail.Load(); tail != 1 {
+	if tail := l.rings[0].m.head.tail.Load(); tail != 1 {
 		t.Errorf("the oldest message is %d", tail)
 	}
 }
@@ -168,7 +168,7 @@ func TestOnceConcurrent(t *testing.T) {
 		for ; len(c.stream) > 0; c.received() {
 			received++
 		}
-		r.Release(l.Edge())
+		r.Release()
 	}
 	// A publisher may be so far behind the others that an id of its is forgotten; not here, where most wait together.
 	if n := fresh.Load(); n != int64(l.Head()) || int(n) != received || n+again.Load() != publishers*ids {
@@ -178,8 +178,8 @@ func TestOnceConcurrent(t *testing.T) {
 		t.Errorf("%d messages with %d ids", n, ids)
 	}
 	kept := make(map[onceHash]bool)
-	for seq := l.m.head.tail.Load(); seq <= l.Head(); seq++ {
-		if e := l.m.entry(seq); kept[e.once] {
+	for seq := l.rings[0].m.head.tail.Load(); seq <= l.Head(); seq++ {
+		if e := l.rings[0].m.entry(seq); kept[e.once] {
 			t.Fatalf("message %d has the id of another one", seq)
 		} else {
 			kept[e.once] = true
@@ -194,7 +194,7 @@ func TestOnceConcurrent(t *testing.T) {
 func TestOnceWaiting(t *testing.T) {
 	l := small(t)
 	r := reader(t, l)
-	for l.Usage().Messages < uint64(len(l.m.index)) {
+	for l.Usage()[0].Messages < uint64(len(l.rings[0].m.index)) {
 		appendTo(t, l, []byte("news"), nil)
 	}
 	head := l.Head()
@@ -211,9 +211,9 @@ func TestOnceWaiting(t *testing.T) {
 			}
 		})
 	}
-	await(t, "all to wait", func() bool { return l.waiting.Load() == 4 })
+	await(t, "all to wait", func() bool { return l.rings[0].waiting.Load() == 4 })
 	r.News(nil)
-	r.Release(l.Edge())
+	r.Release()
 	finish(t, &group)
 	if n := fresh.Load(); n != 1 || l.Head() != head+1 {
 		t.Errorf("%d were put, %d are in the log: want one", n, l.Head()-head)
@@ -223,11 +223,11 @@ func TestOnceWaiting(t *testing.T) {
 // Whoever takes the log over knows the ids of all messages in it, and of no others.
 func TestIDsSurvive(t *testing.T) {
 	fill := func(l *Log) (forgotten, kept int) {
-		for id := range 2 * len(l.m.index) {
+		for id := range 2 * len(l.rings[0].m.index) {
 			put(t, l, "news", fmt.Sprint(id), false)
 		}
 		// Below it nothing has an id.
-		return 2*len(l.m.index) - int(l.Usage().Messages) - 1, 2*len(l.m.index) - 1
+		return 2*len(l.rings[0].m.index) - int(l.Usage()[0].Messages) - 1, 2*len(l.rings[0].m.index) - 1
 	}
 	check := func(t *testing.T, l *Log, forgotten, kept int) {
 		t.Helper()
@@ -240,7 +240,7 @@ func TestIDsSurvive(t *testing.T) {
 	t.Run("a process", func(t *testing.T) {
 		l := small(t)
 		forgotten, kept := fill(l)
-		next, err := Open(duplicate(t, l.file))
+		next, err := Open(duplicate(t, l.rings[0].file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,7 @@ func TestIDsSurvive(t *testing.T) {
 		l := small(t)
 		_, kept := fill(l)
 		next := resized(t, l, Options{Size: 2 * MinSize, Channels: 8})
-		check(t, next, kept-int(next.Usage().Messages), kept)
+		check(t, next, kept-int(next.Usage()[0].Messages), kept)
 	})
 	t.Run("a file", func(t *testing.T) {
 		o := home(t)
@@ -353,7 +353,7 @@ func FuzzIDs(f *testing.F) {
 				}
 			}
 		}
-		for range l.m.index {
+		for range l.rings[0].m.index {
 			appendTo(t, l, []byte("channel 0"), nil)
 		}
 		if l.once != nil {
@@ -397,8 +397,8 @@ func TestFlush(t *testing.T) {
 	if !r.HasNews() || other.HasNews() {
 		t.Errorf("news: %v and %v, want them for the first reader", r.HasNews(), other.HasNews())
 	}
-	if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Seq != 1 {
-		t.Errorf("a follower that looks finds %d, %v, %v", m.Seq, ok, err)
+	if m, ok, err := f.TryNext(everything); !ok || err != nil || m.Number != 1 {
+		t.Errorf("a follower that looks finds %d, %v, %v", m.Number, ok, err)
 	}
 	l.Flush()
 	if !rung(woken) || rung(otherWoken) || len(f.news) != 1 {
@@ -436,7 +436,7 @@ func TestWaitingFlushes(t *testing.T) {
 	join(t, r, "news")
 	f := l.Follow()
 	defer f.Close()
-	for l.Usage().Messages < uint64(len(l.m.index)) {
+	for l.Usage()[0].Messages < uint64(len(l.rings[0].m.index)) {
 		appendTo(t, l, []byte("news"), nil)
 	}
 	r.News(nil)
@@ -457,7 +457,7 @@ func TestWaitingFlushes(t *testing.T) {
 		t.Errorf("an appender waits, readers %b and the follower %v are not told", l.untold.Load(), len(f.news) == 0)
 	}
 	l.mu.Unlock()
-	r.Release(l.Edge())
+	r.Release()
 	event(t, "the end of waiting", done)
 }
 
@@ -472,10 +472,10 @@ func TestPutAllocations(t *testing.T) {
 			t.Fatal(again, err)
 		}
 	}
-	for range 2 * len(l.m.index) {
+	for range 2 * len(l.rings[0].m.index) {
 		one()
 	}
-	if allocs := testing.AllocsPerRun(10*len(l.m.index), one); allocs != 0 {
+	if allocs := testing.AllocsPerRun(10*len(l.rings[0].m.index), one); allocs != 0 {
 		t.Errorf("%v allocations for a message with an id", allocs)
 	}
 }
@@ -496,7 +496,7 @@ func BenchmarkPut(b *testing.B) {
 					b.Fatal(again, err)
 				}
 			}
-			for range 3 * len(l.m.index) {
+			for range 3 * len(l.rings[0].m.index) {
 				one()
 			}
 			b.ReportAllocs()

@@ -54,12 +54,12 @@ func TestAppendWaits(t *testing.T) {
 					}
 				}
 			}()
-			parked := func() bool { return l.Starved() && l.m.head.tail.Load() == r.floor.Load() }
+			parked := func() bool { return l.Starved() && l.rings[0].m.head.tail.Load() == r.at[0].floor.Load() }
 			for round := 0; ; round++ {
 				await(t, "the appender to be parked or at its end", func() bool { return parked() || l.Head() == n })
 				head := l.Head()
 				if runtime.Gosched(); round == 0 && !parked() || head < n && l.Head() != head {
-					t.Fatalf("round %d: tail %d, floor %d, head %d, then %d", round, l.m.head.tail.Load(), r.floor.Load(), head, l.Head())
+					t.Fatalf("round %d: tail %d, floor %d, head %d, then %d", round, l.rings[0].m.head.tail.Load(), r.at[0].floor.Load(), head, l.Head())
 				}
 				r.News(nil)
 				c.sendAll(t)
@@ -71,7 +71,7 @@ func TestAppendWaits(t *testing.T) {
 				if head == n {
 					break
 				}
-				r.Release(l.Edge())
+				r.Release()
 			}
 			event(t, "the end of appending", done)
 		})
@@ -95,15 +95,15 @@ func TestGone(t *testing.T) {
 	if r.Released() {
 		t.Error("the floor is at the edge, and an appender waits")
 	}
-	r.Release(Gone)
+	r.Retire()
 	event(t, "the end of appending", done)
 	if !r.Released() {
 		t.Error("the floor of a reader that is gone is below the edge")
 	}
 	// A reader that comes later has the edge as it is now.
 	late := reader(t, l)
-	if tail := l.m.head.tail.Load(); late.floor.Load() < tail {
-		t.Errorf("floor %d, tail %d", late.floor.Load(), tail)
+	if tail := l.rings[0].m.head.tail.Load(); late.at[0].floor.Load() < tail {
+		t.Errorf("floor %d, tail %d", late.at[0].floor.Load(), tail)
 	}
 }
 
@@ -117,10 +117,10 @@ func TestReleaseAfterNews(t *testing.T) {
 	for range MinSize/bytesPerEntry - 1 {
 		appendTo(t, l, []byte("busy"), nil)
 	}
-	if l.Edge() < 2 {
-		t.Fatal("the edge is at", l.Edge())
+	if l.Edge(0) < 2 {
+		t.Fatal("the edge is at", l.Edge(0))
 	}
-	r.Release(l.Edge())
+	r.Release()
 	if r.Released() {
 		t.Error("the reader has given up a message that it cannot know of")
 	}
@@ -134,7 +134,7 @@ func TestReleaseAfterNews(t *testing.T) {
 		t.Errorf("news of %v", news)
 	}
 	quiet.expect(t, "hello")
-	r.Release(l.Edge())
+	r.Release()
 	event(t, "the append", done)
 }
 
@@ -152,8 +152,8 @@ func TestBelowFloor(t *testing.T) {
 	appendTo(t, l, []byte("news"), []byte("last"))
 	last := l.Head()
 	r.News(nil)
-	r.Release(l.Edge())
-	if tail, floor := l.m.head.tail.Load(), r.floor.Load(); tail != 1 || floor <= 3 || floor >= last {
+	r.Release()
+	if tail, floor := l.rings[0].m.head.tail.Load(), r.at[0].floor.Load(); tail != 1 || floor <= 3 || floor >= last {
 		t.Fatal("tail", tail, "floor", floor)
 	}
 	check := func(when string, ok1 bool) {
@@ -178,7 +178,7 @@ func TestBelowFloor(t *testing.T) {
 	for range 10 {
 		appendTo(t, l, []byte("busy"), nil)
 	}
-	if tail := l.m.head.tail.Load(); tail <= 3 {
+	if tail := l.rings[0].m.head.tail.Load(); tail <= 3 {
 		t.Fatal("tail", tail)
 	}
 	check("overwritten", false)
@@ -242,7 +242,7 @@ func serve(t *testing.T, l *Log, r *Reader, woken bell, clients []*reading, want
 	send := func(c *reading, room int) bool {
 		run := &c.run
 		if !r.Run(run, c.ch, c.cursor, c.skip, 1+random.IntN(20000), 1+random.IntN(8)) {
-			t.Errorf("channel %s: what comes after message %d, floor %d, is not in the log", c.ch.name, c.cursor, r.floor.Load())
+			t.Errorf("channel %s: what comes after message %d, floor %d, is not in the log", c.ch.name, c.cursor, r.at[0].floor.Load())
 			return false
 		}
 		n := 0
@@ -293,7 +293,7 @@ func serve(t *testing.T, l *Log, r *Reader, woken bell, clients []*reading, want
 		if r.Released() {
 			continue
 		}
-		edge := l.Edge()
+		edge := l.Edge(0)
 		for c := range behind {
 			for behind[c] {
 				if seq, ok := r.Next(c.ch, c.cursor); ok && (seq == 0 || seq >= edge) {
@@ -304,9 +304,9 @@ func serve(t *testing.T, l *Log, r *Reader, woken bell, clients []*reading, want
 				}
 			}
 		}
-		r.Release(edge)
+		r.Release()
 	}
-	r.Release(Gone)
+	r.Retire()
 }
 
 // Several writers at full speed, several loops: every client gets every message of its channel once, in order and whole.
@@ -393,8 +393,8 @@ func TestQuiet(t *testing.T) {
 func tiny(t testing.TB, entries int) *Log {
 	t.Helper()
 	l := small(t)
-	l.m.index = l.m.index[:entries]
-	l.nudgeLocked() // the steps are those of the small index
+	l.rings[0].m.index = l.rings[0].m.index[:entries]
+	l.rings[0].nudgeLocked() // the steps are those of the small index
 	return l
 }
 
@@ -449,17 +449,17 @@ func TestNextWhileOverwritten(t *testing.T) {
 	}()
 	for round := range uint64(rounds) {
 		r.News(nil)
-		r.Release(l.Edge())
+		r.Release()
 		appendTo(t, l, name, nil)
 		cursor = l.Head()
 		for range entries - 2 {
 			appendTo(t, l, busy, nil)
 			r.News(nil)
-			r.Release(l.Edge())
+			r.Release()
 		}
 		appendTo(t, l, name, nil) // the entry at the cursor is the next one to be overwritten
-		if l.m.head.tail.Load() != cursor || r.floor.Load() <= cursor {
-			t.Fatal("tail", l.m.head.tail.Load(), "floor", r.floor.Load(), "cursor", cursor)
+		if l.rings[0].m.head.tail.Load() != cursor || r.at[0].floor.Load() <= cursor {
+			t.Fatal("tail", l.rings[0].m.head.tail.Load(), "floor", r.at[0].floor.Load(), "cursor", cursor)
 		}
 		ask <- round + 1
 		for range 3 {
@@ -485,7 +485,7 @@ func TestEdge(t *testing.T) {
 			select {
 			case <-woken:
 				r.News(nil)
-				r.Release(l.Edge())
+				r.Release()
 			case <-stop:
 				return
 			}
@@ -551,9 +551,9 @@ func TestWake(t *testing.T) {
 					}
 				}
 			}
-			r.Release(l.Edge())
+			r.Release()
 		}
-		r.Release(Gone)
+		r.Retire()
 	})
 	done.Go(func() { // sets bits in channel and list at the same time
 		for i := range n {
@@ -605,7 +605,7 @@ func TestJoinConcurrent(t *testing.T) {
 	for i := range 2 {
 		r, woken := ringing(t, l)
 		done.Go(func() {
-			defer r.Release(Gone)
+			defer r.Retire()
 			random := rand.New(rand.NewPCG(uint64(i), 1))
 			for range rounds {
 				r.News(nil)
@@ -624,12 +624,12 @@ func TestJoinConcurrent(t *testing.T) {
 						<-woken // what it was rung for may be an edge
 						r.News(nil)
 						if seq, _ := r.Next(ch, c.cursor); seq == 0 { // or it is to be served first
-							r.Release(l.Edge())
+							r.Release()
 						}
 					}
 					r.News(nil)
 					c.sendAll(t)
-					r.Release(l.Edge())
+					r.Release()
 					if c.next == nil {
 						_, payload, _ := c.received()
 						writer, n, ok := open(payload)

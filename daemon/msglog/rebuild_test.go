@@ -21,8 +21,8 @@ type image []byte
 
 func imageOf(t testing.TB, l *Log) image {
 	t.Helper()
-	im := make(image, l.m.length-uintptr(l.m.size))
-	if n, err := l.file.ReadAt(im, 0); n != len(im) {
+	im := make(image, l.rings[0].m.length-uintptr(l.rings[0].m.size))
+	if n, err := l.rings[0].file.ReadAt(im, 0); n != len(im) {
 		t.Fatal(n, err)
 	}
 	return im
@@ -61,7 +61,7 @@ func (im image) header() *header { return (*header)(unsafe.Pointer(&im[0])) }
 
 func (im image) areas() areas {
 	h := im.header()
-	return layOut(h.channels, h.entries, h.data)
+	return h.areas()
 }
 
 func (im image) entry(seq uint64) *entry {
@@ -117,16 +117,16 @@ func (p *published) appendSome(t testing.TB, l *Log, random *rand.Rand, n int) {
 // everything that is known about channels.
 func (p published) check(t testing.TB, l *Log, oldest uint64) {
 	t.Helper()
-	if tail, head := l.m.head.tail.Load(), l.Head(); tail != oldest || head != uint64(len(p)) {
+	if tail, head := l.rings[0].m.head.tail.Load(), l.Head(); tail != oldest || head != uint64(len(p)) {
 		t.Fatalf("the log has messages %d to %d, want %d to %d", tail, head, oldest, len(p))
 	}
 	type kept struct{ seqs []uint64 }
 	channels := map[string]*kept{}
-	pos := l.m.entry(oldest).pos
+	pos := l.rings[0].m.entry(oldest).pos
 	for seq := oldest; seq <= uint64(len(p)); seq++ {
-		e, want := l.m.entry(seq), p[seq-1]
-		sameBytes(t, fmt.Sprint("message ", seq), l.m.bytes(e.pos, uint64(e.size)), framed(want.op, want.message))
-		if ch := l.byID[e.channel]; ch == nil || ch.name != want.channel || l.byName[ch.name] != ch || ch.id != e.channel {
+		e, want := l.rings[0].m.entry(seq), p[seq-1]
+		sameBytes(t, fmt.Sprint("message ", seq), l.rings[0].m.bytes(e.pos, uint64(e.size)), framed(want.op, want.message))
+		if ch := l.rings[0].byID[e.channel]; ch == nil || ch.name != want.channel || l.byName[ch.name] != ch || ch.id != e.channel {
 			t.Fatalf("message %d: channel %d is not %q", seq, e.channel, want.channel)
 		}
 		if e.seq != seq || e.pos != pos {
@@ -138,8 +138,8 @@ func (p published) check(t testing.TB, l *Log, oldest uint64) {
 		}
 		channels[want.channel].seqs = append(channels[want.channel].seqs, seq)
 	}
-	if l.pos != pos || len(l.byName) != len(channels) || len(l.byID)-len(l.free) != len(channels) {
-		t.Fatalf("position %d, want %d; %d channels by name, %d by id, want %d", l.pos, pos, len(l.byName), len(l.byID)-len(l.free), len(channels))
+	if l.rings[0].pos != pos || len(l.byName) != len(channels) || len(l.rings[0].byID)-len(l.rings[0].free) != len(channels) {
+		t.Fatalf("position %d, want %d; %d channels by name, %d by id, want %d", l.rings[0].pos, pos, len(l.byName), len(l.rings[0].byID)-len(l.rings[0].free), len(channels))
 	}
 	for name, k := range channels {
 		ch := l.byName[name]
@@ -147,8 +147,8 @@ func (p published) check(t testing.TB, l *Log, oldest uint64) {
 		if ch.first.Load() != first || ch.last.Load() != last || ch.kept != uint64(len(k.seqs)) || ch.clients != 0 {
 			t.Fatalf("channel %q: first %d, last %d, %d kept, %d clients; want %d, %d, %d", name, ch.first.Load(), ch.last.Load(), ch.kept, ch.clients, first, last, len(k.seqs))
 		}
-		if evicted := ch.evicted.Load(); evicted != l.m.entry(first).prev || evicted >= oldest || evicted > 0 && p[evicted-1].channel != name {
-			t.Fatalf("channel %q: evicted %d, prev %d, tail %d", name, evicted, l.m.entry(first).prev, oldest)
+		if evicted := ch.evicted.Load(); evicted != l.rings[0].m.entry(first).prev || evicted >= oldest || evicted > 0 && p[evicted-1].channel != name {
+			t.Fatalf("channel %q: evicted %d, prev %d, tail %d", name, evicted, l.rings[0].m.entry(first).prev, oldest)
 		}
 		for i, seq := range k.seqs {
 			var prev, next uint64
@@ -158,7 +158,7 @@ func (p published) check(t testing.TB, l *Log, oldest uint64) {
 			if i+1 < len(k.seqs) {
 				next = k.seqs[i+1]
 			}
-			if e := l.m.entry(seq); i > 0 && e.prev != prev || e.next.Load() != next {
+			if e := l.rings[0].m.entry(seq); i > 0 && e.prev != prev || e.next.Load() != next {
 				t.Fatalf("channel %q, message %d: prev %d, next %d; want %d, %d", name, seq, e.prev, e.next.Load(), prev, next)
 			}
 		}
@@ -176,14 +176,14 @@ func (p published) goesOn(t testing.TB, l *Log) {
 		message := fmt.Sprint("after it ", i)
 		p.append(t, l, clients[i%2].ch.name, []byte(message), frame.Binary)
 		clients[i%2].expect(t, message)
-		if m, err := f.Next(everything); err != nil || string(m.Data) != message || m.Seq != uint64(len(p)) {
+		if m, err := f.Next(everything); err != nil || string(m.Data) != message || m.Number != uint64(len(p)) {
 			t.Fatalf("%+v, %v", m, err)
 		}
 	}
 	for _, c := range clients {
 		r.Leave(c.ch, true)
 	}
-	p.check(t, l, l.m.head.tail.Load())
+	p.check(t, l, l.rings[0].m.head.tail.Load())
 }
 
 func TestOpen(t *testing.T) {
@@ -192,18 +192,18 @@ func TestOpen(t *testing.T) {
 			l := create(t, Options{Size: MinSize, Channels: 300})
 			var p published
 			p.appendSome(t, l, rand.New(rand.NewPCG(1, uint64(n))), n)
-			p.check(t, l, l.m.head.tail.Load())
+			p.check(t, l, l.rings[0].m.head.tail.Load())
 			for range 3 {
 				// The same memory, as another process sees it once this one is dead.
-				again, err := Open(duplicate(t, l.file))
+				again, err := Open(duplicate(t, l.rings[0].file))
 				if err != nil {
 					t.Fatal(err)
 				}
-				p.check(t, again, l.m.head.tail.Load())
-				if again.Epoch() != l.Epoch() || again.Edge() < again.m.head.tail.Load() || again.Usage().Published != 0 {
-					t.Errorf("%+v, edge %d", again.Usage(), again.Edge())
+				p.check(t, again, l.rings[0].m.head.tail.Load())
+				if again.Epoch() != l.Epoch() || again.Edge(0) < again.rings[0].m.head.tail.Load() || again.Usage()[0].Published != 0 {
+					t.Errorf("%+v, edge %d", again.Usage()[0], again.Edge(0))
 				}
-				if again.Head() > 4096 && again.Edge() == again.m.head.tail.Load() {
+				if again.Head() > 4096 && again.Edge(0) == again.rings[0].m.head.tail.Load() {
 					t.Error("the edge of a full log is at its tail")
 				}
 				if err := again.Close(); err != nil {
@@ -239,7 +239,7 @@ func TestKilledBetweenStores(t *testing.T) {
 	evictions, cells := 0, 0
 	for round := range 12 {
 		p.appendSome(t, l, random, []int{0, 1, 5, 5000, 700}[min(round, 4)])
-		before, tail := imageOf(t, l), l.m.head.tail.Load()
+		before, tail := imageOf(t, l), l.rings[0].m.head.tail.Load()
 		old := p
 		switch round % 4 {
 		case 0:
@@ -342,11 +342,11 @@ func TestDamage(t *testing.T) {
 	var p published
 	p.appendSome(t, l, rand.New(rand.NewPCG(5, 6)), 9000)
 	whole := imageOf(t, l)
-	tail, head := l.m.head.tail.Load(), l.Head()
+	tail, head := l.rings[0].m.head.tail.Load(), l.Head()
 	middle := (tail + head) / 2
-	for middle++; l.m.entry(middle).prev < tail || l.m.entry(middle).next.Load() == 0; middle++ {
+	for middle++; l.rings[0].m.entry(middle).prev < tail || l.rings[0].m.entry(middle).next.Load() == 0; middle++ {
 	}
-	id := l.m.entry(middle).channel
+	id := l.rings[0].m.entry(middle).channel
 
 	tests := map[string]func(im image) image{
 		"cut off":          func(im image) image { return im[:len(im)-1] },
@@ -492,10 +492,10 @@ func TestOpenWrongFile(t *testing.T) {
 // The memory cannot be cut off by somebody else who has the descriptor.
 func TestSeals(t *testing.T) {
 	l := small(t)
-	if err := l.file.Truncate(0); err == nil {
+	if err := l.rings[0].file.Truncate(0); err == nil {
 		t.Error("the file can be cut off")
 	}
-	if err := l.file.Truncate(1 << 30); err == nil {
+	if err := l.rings[0].file.Truncate(1 << 30); err == nil {
 		t.Error("the file can grow")
 	}
 }
@@ -551,7 +551,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		file := im.file(t)
 		if h := im.header(); sparse && h.data <= MaxSize && h.channels <= MaxChannels && h.entries <= MaxSize {
-			if err := file.Truncate(int64(layOut(h.channels, h.entries, h.data).end)); err != nil {
+			if err := file.Truncate(int64(h.areas().end)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -561,7 +561,7 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		defer l.Close()
-		u := l.Usage()
+		u := l.Usage()[0]
 		if u.Messages > u.Entries || u.Bytes > u.Size || u.Channels > u.Places {
 			t.Fatalf("%+v", u)
 		}
@@ -569,7 +569,7 @@ func FuzzOpen(f *testing.F) {
 		follower := l.Follow()
 		defer follower.Close()
 		var clients []*client
-		for _, ch := range slices.Clone(l.byID) {
+		for _, ch := range slices.Clone(l.rings[0].byID) {
 			if ch != nil && len(clients) < 10 {
 				clients = append(clients, newClient(t, r, ch.name))
 			}
@@ -584,7 +584,7 @@ func FuzzOpen(f *testing.F) {
 				t.Fatal(err)
 			}
 			r.News(nil)
-			r.Release(l.Edge())
+			r.Release()
 		}
 	})
 }

@@ -17,24 +17,26 @@ import (
 // has place for more channels than asked for where it needs to. It is an error when the newest message does not fit,
 // and where Load has one.
 func (l *Log) Resized(o Options) (next *Log, aside string, err error) {
-	for id := len(l.m.cells) - 1; id >= o.Channels; id-- {
-		if l.m.cells[id].size != 0 {
+	g := l.rings[0]
+	g.age = o.Age
+	for id := len(g.m.cells) - 1; id >= o.Channels; id-- {
+		if g.m.cells[id].size != 0 {
 			o.Channels = id + 1
 			break
 		}
 	}
-	inPlace := l.writer == nil && o.Path == "" || l.writer != nil && o.Path != "" && isAt(l.file, o.Path)
+	inPlace := g.writer == nil && o.Path == "" || g.writer != nil && o.Path != "" && isAt(g.file, o.Path)
 	if inPlace {
-		l.path = o.Path // a descriptor from elsewhere does not say it exactly
+		g.path = o.Path // a descriptor from elsewhere does not say it exactly
 	}
-	if inPlace && o.Size > 0 && roundUp(uint64(o.Size)) == l.m.size && o.Channels == len(l.m.cells) {
+	if inPlace && o.Size > 0 && roundUp(uint64(o.Size)) == g.m.size && o.Channels == len(g.m.cells) {
 		return l, "", nil
 	}
 	h, err := o.header()
 	if err != nil {
 		return nil, "", err
 	}
-	h.epoch, h.earlier = l.m.head.epoch, l.m.head.earlier
+	h.epoch, h.earlier = g.m.head.epoch, g.m.head.earlier
 	var f *os.File
 	if o.Path == "" {
 		f, err = makeMemory(h)
@@ -47,16 +49,24 @@ func (l *Log) Resized(o Options) (next *Log, aside string, err error) {
 	}
 	m, err := mapFile(f)
 	if err == nil {
-		err = errors.Join(l.copyTo(m), m.unmap())
+		err = errors.Join(g.copyTo(m), m.unmap())
 	}
 	if err == nil {
 		next, err = Open(f)
 	}
+	if err == nil {
+		next.rings[0].age = o.Age
+	}
 	if err == nil && o.Path != "" {
-		if aside, err = l.clear(o.Path); err == nil {
+		if !isAt(g.file, o.Path) { // else it is locked
+			aside, err = clearPath(o.Path, func(m *mapping) bool {
+				return m.head.epoch == l.Epoch() && m.head.head.Load() == g.m.head.head.Load()
+			})
+		}
+		if err == nil {
 			err = putInPlace(o.Path, f)
 		}
-		next.path = o.Path
+		next.rings[0].path = o.Path
 	}
 	if err == nil {
 		return next, aside, nil
@@ -72,12 +82,9 @@ func (l *Log) Resized(o Options) (next *Log, aside string, err error) {
 	return nil, aside, err
 }
 
-// clear makes way for a copy of the log. A file of this log can be there that is not the one in use, after a process
-// was killed in the middle of Resized: nothing was appended meanwhile.
-func (l *Log) clear(path string) (aside string, err error) {
-	if isAt(l.file, path) {
-		return "", nil // and it is locked
-	}
+// clearPath makes way for a copy at a path where there is another file than the one that is copied. It can be another copy,
+// after a process was killed in the middle of Resized or Rearranged: nothing was appended meanwhile.
+func clearPath(path string, copied func(*mapping) bool) (aside string, err error) {
 	f, err := lockFile(path, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
@@ -87,7 +94,7 @@ func (l *Log) clear(path string) (aside string, err error) {
 	}
 	defer f.Close()
 	if m, err := mapFile(f); err == nil {
-		same := m.head.epoch == l.Epoch() && m.head.head.Load() == l.Head()
+		same := copied(m)
 		if err := m.unmap(); err != nil || same {
 			return "", err
 		}
@@ -97,29 +104,29 @@ func (l *Log) clear(path string) (aside string, err error) {
 
 // copyTo copies what fits into an empty log. Positions stay what they are; where that is in the data depends on its
 // size alone.
-func (l *Log) copyTo(m *mapping) error {
-	copy(m.cells, l.m.cells)
-	head, tail := l.Head(), l.m.head.tail.Load()
+func (g *ring) copyTo(m *mapping) error {
+	copy(m.cells, g.m.cells)
+	head, tail := g.m.head.head.Load(), g.m.head.tail.Load()
 	if head == 0 {
 		return nil
 	}
 	first, bytes := head+1, uint64(0)
 	for seq := head; seq >= tail; seq-- {
-		size := uint64(l.m.entry(seq).size)
+		size := uint64(g.m.entry(seq).size)
 		if bytes += size; size > m.size/reserve || bytes > m.size || head-seq+1 >= uint64(len(m.index)) {
 			break
 		}
 		first = seq
 	}
 	if first > head {
-		return fmt.Errorf("log: a size of %d bytes is too small for the newest message, which has %d bytes: an eighth of it is for one message", m.size, l.m.entry(head).size)
+		return fmt.Errorf("log: a size of %d bytes is too small for the newest message, which has %d bytes: an eighth of it is for one message", m.size, g.m.entry(head).size)
 	}
 	for seq := first; seq <= head; seq++ {
-		from, to := l.m.entry(seq), m.entry(seq)
+		from, to := g.m.entry(seq), m.entry(seq)
 		to.seq, to.pos, to.time, to.prev, to.size, to.channel = from.seq, from.pos, from.time, from.prev, from.size, from.channel
 		to.once = from.once
 		to.next.Store(from.next.Load())
-		copy(m.bytes(from.pos, uint64(from.size)), l.m.bytes(from.pos, uint64(from.size)))
+		copy(m.bytes(from.pos, uint64(from.size)), g.m.bytes(from.pos, uint64(from.size)))
 		if m.head.sums != 0 {
 			to.sum = m.sum(to)
 		}

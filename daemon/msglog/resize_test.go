@@ -34,21 +34,21 @@ func TestResized(t *testing.T) {
 				var p published
 				p.appendSome(t, l, random, n)
 				next := resized(t, l, Options{Size: to, Channels: channels})
-				if next.Epoch() != l.Epoch() || next.m.size != roundUp(uint64(to)) {
-					t.Fatalf("epoch %x, was %x; %d bytes", next.Epoch(), l.Epoch(), next.m.size)
+				if next.Epoch() != l.Epoch() || next.rings[0].m.size != roundUp(uint64(to)) {
+					t.Fatalf("epoch %x, was %x; %d bytes", next.Epoch(), l.Epoch(), next.rings[0].m.size)
 				}
-				tail, was := next.m.head.tail.Load(), l.m.head.tail.Load()
+				tail, was := next.rings[0].m.head.tail.Load(), l.rings[0].m.head.tail.Load()
 				switch {
 				case tail < was || to >= from && tail != was:
 					t.Fatalf("%d messages, from %d to %d bytes: the tail is at %d, was at %d", n, from, to, tail, was)
 				case n > 0:
 					p.check(t, next, tail)
 				}
-				if to < from && n == 9000 && 2*(next.pos-next.m.entry(tail).pos) < uint64(to) {
-					t.Errorf("from %d to %d bytes: only %d are kept", from, to, next.pos-next.m.entry(tail).pos)
+				if to < from && n == 9000 && 2*(next.rings[0].pos-next.rings[0].m.entry(tail).pos) < uint64(to) {
+					t.Errorf("from %d to %d bytes: only %d are kept", from, to, next.rings[0].pos-next.rings[0].m.entry(tail).pos)
 				}
 				p.appendSome(t, next, random, 5000)
-				p.check(t, next, next.m.head.tail.Load())
+				p.check(t, next, next.rings[0].m.head.tail.Load())
 				p.goesOn(t, next)
 			}
 		}
@@ -74,16 +74,16 @@ func TestResizedKeepsChannels(t *testing.T) {
 		defer r.Leave(ch, true)
 	}
 	next := resized(t, l, Options{Size: MinSize, Channels: 1})
-	if len(next.m.cells) != 3 {
-		t.Errorf("there is place for %d channels", len(next.m.cells))
+	if len(next.rings[0].m.cells) != 3 {
+		t.Errorf("there is place for %d channels", len(next.rings[0].m.cells))
 	}
 	ch, err := reader(t, next).Adopt(2, 0)
 	if err != nil || ch.Name() != "c" {
 		t.Errorf("%v, %v", ch, err)
 	}
 	more := resized(t, next, Options{Size: MinSize, Channels: 50})
-	if len(more.m.cells) != 50 {
-		t.Errorf("there is place for %d channels", len(more.m.cells))
+	if len(more.rings[0].m.cells) != 50 {
+		t.Errorf("there is place for %d channels", len(more.rings[0].m.cells))
 	}
 }
 

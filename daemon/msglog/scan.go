@@ -81,7 +81,7 @@ func (m *mapping) recover(f *os.File) (found Found, err error) {
 	if first > tail && first-tail < uint64(len(m.index)) {
 		found.CutOlder = first - tail
 	}
-	if closed && head == last && (tail == first || head == 0) {
+	if closed && (head == last && tail == first || last == 0 && tail == head+1) {
 		return found, nil // Open takes the mark away
 	}
 
@@ -90,6 +90,12 @@ func (m *mapping) recover(f *os.File) (found Found, err error) {
 	h.head.Store(last)
 	h.tail.Store(max(1, first))
 	h.closed.Store(0)
+	if h.ofMany() {
+		if h.gone.Store(0); last > 0 {
+			h.gone.Store(m.number(first) - 1) // or less, but that is not known
+		}
+		h.given.Store(h.gone.Load())
+	}
 	// First all of this, then the epoch that it is for. A power failure in between leaves a log that is recovered the
 	// same way.
 	if err := dataSync(f); err != nil {
@@ -98,14 +104,30 @@ func (m *mapping) recover(f *os.File) (found Found, err error) {
 	h.synced.Store(last)
 	// Also when there was nothing: messages may have been there that the disk has not seen a page of.
 	found.NewEpoch = true
-	if err := m.renumber(f, last); err != nil {
+	if last > 0 {
+		last = m.number(last)
+	}
+	err = changeHeader(f, func(h *header) {
+		h.retire(last)
+		h.epoch = newEpoch()
+	})
+	if err != nil {
 		return Found{}, err
 	}
 	return found, dataSync(f)
 }
 
-// renumber gives the log a new epoch. Numbers above last may have been those of messages that are gone.
-func (m *mapping) renumber(f *os.File, last uint64) error {
+// retire makes the epoch one of the earlier ones. Numbers above last may have been those of messages that are gone.
+func (h *header) retire(last uint64) {
+	copy(h.earlier[1:], h.earlier[:])
+	h.earlier[0] = generation{h.epoch, last}
+	for i := range h.earlier {
+		h.earlier[i].last = min(h.earlier[i].last, last)
+	}
+}
+
+// changeHeader changes what else does not change.
+func changeHeader(f *os.File, change func(*header)) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -115,12 +137,7 @@ func (m *mapping) renumber(f *os.File, last uint64) error {
 		if h, err = readHeader(int(fd)); err != nil {
 			return
 		}
-		copy(h.earlier[1:], h.earlier[:])
-		h.earlier[0] = generation{h.epoch, last}
-		for i := range h.earlier {
-			h.earlier[i].last = min(h.earlier[i].last, last)
-		}
-		h.epoch = newEpoch()
+		change(h)
 		err = writeHeader(int(fd), h)
 	})
 	if cerr != nil {

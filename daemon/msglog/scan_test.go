@@ -26,7 +26,7 @@ func recovered(t testing.TB, o Options, im image) (*Log, Found) {
 // exact expects every message that is there to be the one that was published. Which ones are there is for the caller.
 func (p published) exact(t testing.TB, l *Log) (first, last uint64) {
 	t.Helper()
-	first, last = l.m.head.tail.Load(), l.Head()
+	first, last = l.rings[0].m.head.tail.Load(), l.Head()
 	if last > uint64(len(p)) {
 		t.Fatalf("the newest message is %d, and %d were published", last, len(p))
 	}
@@ -59,7 +59,7 @@ func started(t testing.TB, seed uint64, before, after int) (o Options, p publish
 	defer shut(t, l)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p.appendSome(t, l, random, before)
-	l.writer.write(l)
+	l.rings[0].writer.write(l.rings[0])
 	synced = imageOf(t, l)
 	p.appendSome(t, l, random, after)
 	newer = imageOf(t, l)
@@ -187,7 +187,7 @@ func TestDamageInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := imageOf(t, l)
-	tail, head := l.m.head.tail.Load(), l.Head()
+	tail, head := l.rings[0].m.head.tail.Load(), l.Head()
 	shut(t, l)
 	for _, bad := range [][]uint64{{tail}, {tail + 1}, {head - 1}, {head}, {(tail + head) / 2}, {tail + 10, head - 100}, {head, head - 1, tail}} {
 		im := slices.Clone(whole)
@@ -247,13 +247,13 @@ func TestGivenUp(t *testing.T) {
 					t.Fatal(again, err)
 				}
 				r.News(nil)
-				r.Release(l.Edge())
+				r.Release()
 			}
 			put("a", "", 10)
 			b, _ := join(t, r, "b")
 			defer r.Leave(b, true)
 			put("b", "the id", 100)
-			for left := func() int { return int(l.m.size - l.pos) }; left() > 500; {
+			for left := func() int { return int(l.rings[0].m.size - l.rings[0].pos) }; left() > 500; {
 				put("b", "", min(60000, left()-100))
 			}
 			c, _ := join(t, r, "c")
@@ -261,9 +261,9 @@ func TestGivenUp(t *testing.T) {
 				r.Leave(c, true)
 			}
 			l.mu.Lock()
-			l.makeRoomLocked(uint64(l.m.size - l.pos + 20))
+			l.rings[0].makeRoomLocked(uint64(l.rings[0].m.size - l.rings[0].pos + 20))
 			l.mu.Unlock()
-			if tail := l.m.head.tail.Load(); tail != 3 {
+			if tail := l.rings[0].m.head.tail.Load(); tail != 3 {
 				t.Fatalf("the tail is at %d", tail)
 			}
 			if what == "the channel in another cell" {
@@ -280,7 +280,7 @@ func TestGivenUp(t *testing.T) {
 			head := l.Head()
 			shut(t, l)
 			l, found := load(t, o)
-			if first := l.m.head.tail.Load(); l.Head() != head || first != oldest || found.Aside != "" {
+			if first := l.rings[0].m.head.tail.Load(); l.Head() != head || first != oldest || found.Aside != "" {
 				t.Errorf("messages %d to %d, want %d to %d; %+v", first, l.Head(), oldest, head, found)
 			}
 			shut(t, l)

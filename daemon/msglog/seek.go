@@ -1,7 +1,6 @@
 package msglog
 
 import (
-	"sort"
 	"time"
 
 	"wscast/daemon/frame"
@@ -10,7 +9,7 @@ import (
 // From is where in a channel a client wants to begin. The zero value is now: with what comes from here on.
 type From struct {
 	How  How
-	Seq  uint64        // After: the last message that the client has seen, of whichever channel
+	Seq  uint64        // After: number of the last message that the client has seen, of whichever channel
 	Age  time.Duration // Since
 	Last int           // Last: how many messages
 }
@@ -33,25 +32,28 @@ const (
 // A quiet channel is walked back from its newest message and a busy one is come across when the log is walked on from there: the shorter of the
 // two ways is what it costs, some 5 ns a step.
 func (r *Reader) Seek(ch *Channel, from From) (cursor uint64, complete bool) {
-	m, floor := r.log.m, max(r.floor.Load(), 1)
-	head, last := m.head.head.Load(), ch.last.Load()
-	all := floor == 1 // nothing is left out; the floor rises before anything is overwritten
+	g := ch.ring
+	m, floor := g.m, g.fresh(max(r.at[g.index].floor.Load(), 1))
+	last := ch.last.Load()
+	number := ch.Newest() // of last, or newer
 	switch from.How {
 	case After:
-		first := r.firstAfter(ch, from.Seq, last)
 		switch {
-		case from.Seq > head: // no message of this log; it can have been cut
+		case from.Seq > r.log.Head(): // no message of this log; it can have been cut
 			return last, false
-		case first == 0:
-			return last, from.Seq+1 >= floor || last != 0 && last <= from.Seq
+		case last != 0 && number <= from.Seq: // the usual case of a client that has missed nothing
+			return last, true
 		}
-		prev := m.entry(first).prev
-		return prev, from.Seq+1 >= floor || prev != 0 && prev <= from.Seq
+		first := r.firstAfter(ch, floor, from.Seq, last)
+		if first == 0 {
+			return last, from.Seq >= g.gone(floor)
+		}
+		before := m.before(first)
+		return m.entry(first).prev, from.Seq >= g.gone(floor) || before != 0 && before <= from.Seq
 	case Since:
-		since := time.Now().Add(-from.Age).UnixNano()
-		n := sort.Search(int(head+1-min(floor, head+1)), func(i int) bool { return m.entry(floor+uint64(i)).time >= since })
-		complete = all || n > 0
-		if first := r.firstAfter(ch, floor+uint64(n)-1, last); first != 0 {
+		at := g.since(floor, time.Now().Add(-from.Age))
+		complete = at > floor || g.gone(floor) == 0
+		if first := r.firstFrom(ch, at, last); first != 0 {
 			return m.entry(first).prev, complete
 		}
 		return last, complete
@@ -61,30 +63,40 @@ func (r *Reader) Seek(ch *Channel, from From) (cursor uint64, complete bool) {
 			first = at
 			n++
 		}
+		complete = n == from.Last || g.gone(floor) == 0
 		if first != 0 {
 			last = m.entry(first).prev
 		}
-		return last, n == from.Last || all
+		return last, complete
 	}
 	return last, true
 }
 
-// firstAfter finds the channel's first message after seq at or above the floor, 0 if there is none. last is its newest one.
-func (r *Reader) firstAfter(ch *Channel, seq, last uint64) uint64 {
-	m := r.log.m
-	from := max(seq+1, r.floor.Load(), 1)
-	if seq == Gone || last < from {
+// firstAfter finds the channel's first message after that number, at or above the floor, 0 if there is none. last is its
+// newest one.
+func (r *Reader) firstAfter(ch *Channel, floor, number, last uint64) uint64 {
+	if number == Gone {
 		return 0
 	}
+	m, from := ch.ring.m, ch.ring.above(floor, number)
 	// The usual cases cost nothing: a client comes back with a message of this channel, or wants all that there is.
-	if seq+1 == from && seq >= r.log.m.head.tail.Load() && seq >= r.floor.Load() && m.entry(seq).channel == ch.id {
+	if seq := from - 1; seq >= floor && last >= from && m.number(seq) == number && m.entry(seq).channel == cellOf(ch.id) {
 		return m.entry(seq).next.Load()
+	}
+	return r.firstFrom(ch, from, last)
+}
+
+// firstFrom finds the channel's first message from an ordinal on that is at or above the floor.
+func (r *Reader) firstFrom(ch *Channel, from, last uint64) uint64 {
+	m, cell := ch.ring.m, cellOf(ch.id)
+	if last < from {
+		return 0
 	}
 	if first := ch.first.Load(); first >= from {
 		return first
 	}
 	for back, on := last, from; ; on++ {
-		if m.entry(on).channel == ch.id {
+		if m.entry(on).channel == cell {
 			return on
 		}
 		prev := m.entry(back).prev
@@ -99,12 +111,21 @@ func (r *Reader) firstAfter(ch *Channel, seq, last uint64) uint64 {
 func (l *Log) Linked() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.m.head.head.Load()
+	return l.Head()
 }
 
-// Message is the message with that sequence number, at or above the floor. Its data are mapped memory, not to be written, and valid
+// Newest is the number of the newest message of a channel, or of one that has come meanwhile; 0 if there was none since the
+// channel has its place in the log.
+func (ch *Channel) Newest() uint64 {
+	if ch.ring.m.numbers == nil {
+		return ch.last.Load()
+	}
+	return ch.number.Load()
+}
+
+// Message is the message with that ordinal, at or above the floor. Its data are mapped memory, not to be written, and valid
 // until the next Release.
 func (r *Reader) Message(ch *Channel, seq uint64) Message {
-	op, data, _ := frame.Payload(r.Frame(seq))
-	return Message{Channel: ch.name, Seq: seq, Time: r.log.m.entry(seq).time, Op: op, Data: data}
+	op, data, _ := frame.Payload(r.Frame(ch, seq))
+	return Message{Channel: ch.name, Number: ch.ring.m.number(seq), Time: ch.ring.m.entry(seq).time, Op: op, Data: data}
 }

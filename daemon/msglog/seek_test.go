@@ -55,14 +55,14 @@ func TestSeekAgainstAList(t *testing.T) {
 			// Some way behind, and before an appender would wait for it.
 			if random.IntN(3) == 0 || n%4 == 0 {
 				r.News(nil)
-				r.Release(l.Edge())
+				r.Release()
 			}
 			if n%10 == 0 {
 				seekAll(t, random, r, channels, all)
 			}
 		}
 		seekAll(t, random, r, channels, all)
-		r.Release(Gone)
+		r.Retire()
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func TestSeekAgainstAList(t *testing.T) {
 // seekAll asks for a few places in each channel.
 func seekAll(t *testing.T, random *rand.Rand, r *Reader, channels map[string]*Channel, all []kept) {
 	t.Helper()
-	floor := max(r.Floor(), 1)
+	floor := max(r.Floor(0), 1)
 	for name, ch := range channels {
 		var there []uint64 // of the channel that can be sent
 		var before uint64  // the last one of it that cannot
@@ -129,7 +129,7 @@ func TestSeekSince(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Release(Gone)
+	defer r.Retire()
 	ch, _, err := r.Join([]byte("news"))
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func TestSeekSince(t *testing.T) {
 		}
 	}
 	for seq := range uint64(20) { // one each hour, the last one half an hour ago
-		l.m.entry(seq + 1).time = time.Now().Add(-30*time.Minute - time.Duration(19-seq)*time.Hour).UnixNano()
+		l.rings[0].m.entry(seq + 1).time = time.Now().Add(-30*time.Minute - time.Duration(19-seq)*time.Hour).UnixNano()
 	}
 	for hours := range 25 {
 		cursor, complete := r.Seek(ch, From{How: Since, Age: time.Duration(hours) * time.Hour})
@@ -160,5 +160,77 @@ func TestSeekSince(t *testing.T) {
 		if want := min(hours, 20) / 2; count != want || !complete {
 			t.Errorf("%d hours: %d messages, %v, want %d", hours, count, complete, want)
 		}
+	}
+}
+
+// What is older than the age of its ring is not brought to who comes back, who is told so; it is still there, and in other rings it is brought.
+func TestAge(t *testing.T) {
+	a := &Arrangement{
+		Rings:   []Options{{Size: MinSize, Channels: 20}, {Size: MinSize, Channels: 20, Match: "short", Age: time.Hour}},
+		Matches: func(pattern, name string) bool { return pattern == name },
+	}
+	l, err := CreateAll(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r, err := l.NewReader(func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Retire()
+	channels := map[string]*Channel{}
+	for _, name := range []string{"short", "long"} {
+		ch, _, err := r.Join([]byte(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		channels[name] = ch
+		for range 10 {
+			if _, err := l.Append([]byte(name), []byte("x"), frame.Text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range uint64(10) { // every ten minutes, the last one five minutes ago
+			ch.ring.m.entry(ch.last.Load() - i).time = time.Now().Add(-5*time.Minute - time.Duration(i)*10*time.Minute).UnixNano()
+		}
+	}
+	for _, one := range []struct {
+		from     From
+		name     string
+		n        int
+		complete bool
+	}{
+		{From{How: After, Seq: 0}, "short", 6, false},
+		{From{How: After, Seq: 3}, "short", 6, false},
+		{From{How: After, Seq: 4}, "short", 6, true},
+		{From{How: After, Seq: 8}, "short", 2, true},
+		{From{How: Last, Last: 5}, "short", 5, true},
+		{From{How: Last, Last: 10}, "short", 6, false},
+		{From{How: Since, Age: 30 * time.Minute}, "short", 3, true},
+		{From{How: Since, Age: 2 * time.Hour}, "short", 6, false},
+		{From{How: After, Seq: 0}, "long", 10, true},
+		{From{How: Last, Last: 10}, "long", 10, true},
+		{From{How: Since, Age: 2 * time.Hour}, "long", 10, true},
+	} {
+		ch := channels[one.name]
+		at, complete := r.Seek(ch, one.from)
+		n := 0
+		for {
+			next, ok := r.Next(ch, at)
+			if !ok {
+				t.Fatal("slow")
+			}
+			if next == 0 {
+				break
+			}
+			at, n = next, n+1
+		}
+		if n != one.n || complete != one.complete {
+			t.Errorf("%s, %+v: %d messages, complete %v", one.name, one.from, n, complete)
+		}
+	}
+	if u := l.Usage(); u[1].Messages != 10 {
+		t.Errorf("%+v", u[1])
 	}
 }

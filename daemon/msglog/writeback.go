@@ -23,12 +23,12 @@ type writer struct {
 	failed atomic.Pointer[error]
 }
 
-func (l *Log) startWriter() {
-	l.writer = &writer{news: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
-	go l.writer.run(l)
+func (g *ring) startWriter() {
+	g.writer = &writer{news: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
+	go g.writer.run(g)
 }
 
-func (w *writer) run(l *Log) {
+func (w *writer) run(g *ring) {
 	defer close(w.done)
 	for {
 		select {
@@ -47,7 +47,7 @@ func (w *writer) run(l *Log) {
 		case <-w.news:
 		default:
 		}
-		w.write(l)
+		w.write(g)
 	}
 }
 
@@ -70,42 +70,52 @@ func (w *writer) stop() {
 }
 
 // write brings all to the disk, and notes then how much that was, for the next time.
-func (w *writer) write(l *Log) {
-	head := l.Head()
-	if err := dataSync(l.file); err != nil {
-		err = fmt.Errorf("log: %s: %w; after a power failure newer messages may not be there", l.path, err)
+func (w *writer) write(g *ring) {
+	head := g.m.head.head.Load()
+	g.m.head.given.Store(g.log.Head())
+	if err := dataSync(g.file); err != nil {
+		err = fmt.Errorf("log: %s: %w; after a power failure newer messages may not be there", g.path, err)
 		w.failed.CompareAndSwap(nil, &err)
 	}
 	if w.failed.Load() == nil {
-		l.m.head.synced.Store(head)
+		g.m.head.synced.Store(head)
 	}
 }
 
 // Failure is what keeps a log with a file from being written to the disk, nil when nothing does.
 func (l *Log) Failure() error {
-	if l.writer == nil {
-		return nil
-	}
-	if err := l.writer.failed.Load(); err != nil {
-		return *err
+	for _, g := range l.rings {
+		if g.writer != nil {
+			if err := g.writer.failed.Load(); err != nil {
+				return *err
+			}
+		}
 	}
 	return nil
 }
 
 // Finish brings all to the disk and notes there that the log was closed in good order: it keeps its epoch then. For a
-// process that leaves the log to nobody, when nothing is appended any more. A log in memory has nothing to finish.
+// process that leaves the log to nobody, when nothing is appended any more. Rings in memory have nothing to finish.
 func (l *Log) Finish() error {
-	if l.writer == nil {
+	var errs []error
+	for _, g := range l.rings {
+		errs = append(errs, g.finish())
+	}
+	return errors.Join(errs...)
+}
+
+func (g *ring) finish() error {
+	if g.writer == nil {
 		return nil
 	}
-	l.writer.stop()
-	l.writer.write(l)
-	if err := l.Failure(); err != nil {
-		return err
+	g.writer.stop()
+	g.writer.write(g)
+	if err := g.writer.failed.Load(); err != nil {
+		return *err
 	}
-	l.m.head.closed.Store(l.m.head.closedMark())
+	g.m.head.closed.Store(g.m.head.closedMark())
 	// Others may have its descriptor, and close it some time later.
-	return errors.Join(dataSync(l.file), Unlock(l.file))
+	return errors.Join(dataSync(g.file), Unlock(g.file))
 }
 
 // closedMark is what closed has to be: about the log as it is, so that no appending can be forgotten.

@@ -33,6 +33,7 @@ type Store struct {
 	held    map[string]bool // names of what is stored
 	owed    map[string]bool // names of what could not be removed
 	room    int             // for descriptors, as far as is known
+	enough  int             // as Enough, and what else is expected
 	probing bool            // what is pushed now can find its place taken by the probe,
 	during  map[string]int  // and is stored once more afterwards: descriptors of ours, by name
 }
@@ -69,12 +70,18 @@ func OpenStore(held []string) (*Store, error) {
 	}
 	s := &Store{
 		conn: conn, addr: &net.UnixAddr{Name: name, Net: "unixgram"}, low: make(chan struct{}, 1),
-		held: make(map[string]bool), owed: make(map[string]bool), room: Enough,
+		held: make(map[string]bool), owed: make(map[string]bool), room: Enough, enough: Enough,
 	}
 	for _, name := range held {
 		s.held[name] = true
 	}
 	return s, nil
+}
+
+// Expect says that there will be more descriptors than those that Enough is for. It is for the time before anything else.
+func (s *Store) Expect(more int) {
+	s.enough += more
+	s.room += more
 }
 
 // Close ends the connection to the service manager. What is stored stays.
@@ -197,7 +204,7 @@ var errPatience = errors.New("the service manager does not answer")
 // ProbeName is the name under which Probe stores its descriptor; a process that is killed meanwhile leaves it behind.
 const ProbeName = "probe"
 
-// Probe finds out for how many descriptors the store has room, up to Enough. With less than least nothing can be pushed
+// Probe finds out for how many descriptors the store has room, up to Enough and what is expected besides. With less than least nothing can be pushed
 // until the next Probe. After an error nothing is known, and what was taken to be so still is.
 //
 // As many ends of pipes are pushed, and closed here. When systemd has dealt with them, the other ends of those that it
@@ -238,7 +245,7 @@ func (s *Store) probe(ctx context.Context) (room int, err error) {
 			unix.Close(fd)
 		}
 	}()
-	for range Enough {
+	for range s.enough {
 		var p [2]int
 		if err = unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 			break

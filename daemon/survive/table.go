@@ -3,6 +3,7 @@ package survive
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -31,6 +32,8 @@ type tableHeader struct {
 	begun    atomic.Uint32 // adoptions in a row that did not come to their end
 	crashed  atomic.Uint32 // crashes in a row after adoptions that did
 	encoders atomic.Uint32 // see Encoders
+
+	arrangement uint64 // of the log, as the epoch
 }
 
 // State of a record.
@@ -178,6 +181,32 @@ func (t *Table) mapFd(fd int) error {
 	return nil
 }
 
+// duplicate is a table in a file of its own with all that this one has.
+func (t *Table) duplicate() (*Table, error) {
+	fd, err := unix.MemfdCreate("wscast-table", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("table: memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "wscast-table")
+	// No further than it was used: what was never written to costs no memory.
+	used := unsafe.Slice((*byte)(t.base), headerSize+uintptr(min(t.head.used.Load(), uint32(len(t.recs))))*recordSize)
+	if err = unix.Ftruncate(fd, int64(t.size)); err == nil {
+		_, err = io.NewOffsetWriter(f, 0).Write(used)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("table: copying %d bytes: %w", len(used), err)
+	}
+	next, err := OpenTable(f)
+	if err != nil {
+		f.Close()
+	}
+	return next, err
+}
+
 // MakeRoom prepares the process for as many descriptors as Recover can find. It returns when that is done, which can take
 // tens of milliseconds, and is not needed for anything but speed.
 //
@@ -302,8 +331,11 @@ func (t *Table) forget(found []Found) {
 	}
 }
 
-// Name of the table, and File to store under it.
-const TableName = "table"
+// TableName is the name of the table in the store, and MovedName that of one that was moved, by turns.
+const (
+	TableName = "table"
+	MovedName = "table.2"
+)
 
 // File is the memfd.
 func (t *Table) File() *os.File { return t.file }
