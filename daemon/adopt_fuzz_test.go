@@ -3,7 +3,9 @@ package daemon
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -50,7 +53,7 @@ const (
 const (
 	damageSize = 8
 	mostDamage = 6
-	mostSlots  = 16
+	mostSlots  = 24
 )
 
 // FuzzAdopt has a daemon take over what another one has left, after it was damaged. Whatever it is, there is no panic, the daemon serves, and a
@@ -62,6 +65,11 @@ func FuzzAdopt(f *testing.F) {
 	f.Add([]byte{})
 	for offset := uint16(0); offset < 256; offset += 8 { // of a client that is blocked, and of one that is up to date
 		f.Add(step(flipRecord, byte(offset/8%2), offset, byte(offset/8)))
+	}
+	for slot := range byte(8) { // of clients of two channels, and of what continues their records
+		for offset := uint16(40); offset < 104; offset += 8 {
+			f.Add(step(flipRecord, 6+slot, offset+2*uint16(slot%4), 1+slot%2))
+		}
 	}
 	for offset := uint16(0); offset < 64; offset += 8 {
 		f.Add(step(flipTable, 0, offset, byte(offset)))
@@ -109,6 +117,11 @@ func FuzzAdopt(f *testing.F) {
 		late := s.connect("", 0)
 		gone := s.connect("news", 0)
 		gone.conn.Close()
+		// One of them is behind.
+		sessions := []*spectator{s.converse(Subprotocol, 0), s.converse("events", 32<<10)}
+		if len(steps) > 4 && steps[4]%2 == 1 {
+			sessions = []*spectator{s.converse("events", 0), s.converse(Subprotocol, 32<<10)}
+		}
 		publisher, err := net.Dial("unix", filepath.Join(r.dir, "publish.sock"))
 		if err != nil {
 			t.Fatal(err)
@@ -119,6 +132,7 @@ func FuzzAdopt(f *testing.F) {
 				go c.read()
 			}
 		}
+		go sessions[0].hear()
 		s.publish("news", 300, 400)
 		s.publish("private", 301)
 		up.await(400)
@@ -126,10 +140,12 @@ func FuzzAdopt(f *testing.F) {
 		talks.await(0)
 		before := k.records(t)
 		s.publish("news", 500, 60_000, 61_000, 62_000, 63_000, 64_000, 59_000, 58_000, 57_000, 56_000, 55_000, 54_000, 53_000)
+		s.publish("more", 70_001, 65_000, 64_001)
 		s.publish("private", 501)
 		up.await(53_000)
 		leaves.await(53_000)
 		private.await(501)
+		sessions[0].await(501)
 		talks.send("\x89\x85\x01\x02\x03\x04\x05")      // half a ping
 		leaves.send("\x88\x82\x00\x00\x00\x00\x03\xe8") // a close frame
 		late.send("GET /websocket/news")
@@ -156,13 +172,17 @@ func FuzzAdopt(f *testing.F) {
 		talks.send("\x06\x07\x0c\x0d")
 		late.send(asking)
 		go behind.read()
+		go sessions[1].hear()
 		s.publish("news", 600, 601)
 		s.publish("private", 602)
 		heir.hear(t, newcomer, 600, 601)
 		for _, c := range s.clients[:4] {
 			c.await(map[string]int{"news": 601, "private": 602}[c.channel])
 		}
-		for _, c := range s.clients[:4] {
+		for _, c := range sessions {
+			c.await(602)
+		}
+		for _, c := range append(s.clients[:4:4], sessions...) {
 			if !damaged && c.over {
 				t.Errorf("client %d was closed, and nothing was damaged\n%s", c.number, heir.log)
 			}
@@ -246,8 +266,8 @@ type spectator struct {
 	over    bool     // it has
 }
 
-// connect connects a client; without a channel it does not ask for one.
-func (s *stage) connect(channel string, buffer int) *spectator {
+// dial connects, with a receive buffer of that size.
+func (s *stage) dial(buffer int) net.Conn {
 	s.t.Helper()
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (set error) {
 		if buffer == 0 {
@@ -261,6 +281,30 @@ func (s *stage) connect(channel string, buffer int) *spectator {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// converse connects a client of two channels: one that speaks a subprotocol, or of events.
+func (s *stage) converse(what string, buffer int) *spectator {
+	s.t.Helper()
+	conn := s.dial(buffer)
+	c := &spectator{stage: s, number: len(s.clients), channel: what, conn: conn, in: bufio.NewReader(conn), got: make(chan int, 100)}
+	ask, status := strings.Replace(asking, "\r\n\r\n", "\r\nSec-WebSocket-Protocol: "+what+"\r\n\r\n", 1), http.StatusSwitchingProtocols
+	if what == "events" {
+		ask, status = " HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n", http.StatusOK
+	}
+	c.send("GET /websocket?channel=more&channel=private" + ask)
+	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	if answer, err := http.ReadResponse(c.in, nil); err != nil || answer.StatusCode != status {
+		s.t.Fatal(answer, err)
+	}
+	return c
+}
+
+// connect connects a client; without a channel it does not ask for one.
+func (s *stage) connect(channel string, buffer int) *spectator {
+	s.t.Helper()
+	conn := s.dial(buffer)
 	c := &spectator{stage: s, number: len(s.clients), channel: channel, asked: channel != "", conn: conn, in: bufio.NewReader(conn), got: make(chan int, 100)}
 	s.clients = append(s.clients, c)
 	if c.asked {
@@ -335,6 +379,66 @@ func (c *spectator) read() {
 		}
 		if !whole {
 			return
+		}
+	}
+}
+
+// hear is read for a client of two channels. Half of a message that comes before the end of the connection is not looked at.
+func (c *spectator) hear() {
+	defer close(c.got)
+	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	next := map[string]int{}
+	for {
+		text, err := c.text()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.stage.t.Errorf("client %d, %s, waits", c.number, c.channel)
+		}
+		if err != nil {
+			return
+		}
+		var envelope struct {
+			Channel, Data, Reply string
+			Base64               []byte
+		}
+		err = json.Unmarshal(text, &envelope)
+		if envelope.Reply != "" && err == nil {
+			continue
+		}
+		c.stage.mu.Lock()
+		sizes, frames := c.stage.shows[envelope.Channel], c.stage.frames
+		c.stage.mu.Unlock()
+		message, n := append([]byte(envelope.Data), envelope.Base64...), next[envelope.Channel]
+		if !c.judge(frames || err == nil, "it gets %.100q: %v", text, err) {
+			return
+		}
+		if !c.judge(frames || n < len(sizes) && sizes[n] == len(message) && bytes.Equal(message, content(len(message))),
+			"it gets a message of %q with %d bytes as number %d of %d", envelope.Channel, len(message), n, sizes) {
+			return
+		}
+		next[envelope.Channel]++
+		c.got <- len(message)
+	}
+}
+
+// text is the next object that a client of two channels gets.
+func (c *spectator) text() ([]byte, error) {
+	if c.channel == "events" {
+		for {
+			line, err := c.in.ReadBytes('\n')
+			if data, is := bytes.CutPrefix(line, []byte("data: ")); err != nil || is {
+				return data, err
+			}
+		}
+	}
+	for {
+		opcode, payload, size, err := c.frame()
+		switch {
+		case err != nil || len(payload) < size || opcode == frame.Close:
+			return nil, cmp.Or(err, io.ErrUnexpectedEOF)
+		case opcode == frame.Text:
+			return payload, nil
+		case opcode != frame.Ping || size != 0:
+			c.judge(false, "it gets a frame with opcode %d and %d bytes", opcode, size)
 		}
 	}
 }

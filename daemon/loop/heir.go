@@ -320,17 +320,17 @@ func (l *loop) inheritSubscriptions(c *client, s *survive.Standing) (err error) 
 			room.Unuse() // its command is carried out once more
 			continue
 		}
-		cursor := room.Cursor
+		cursor := room.Cursor()
 		switch {
 		case int(s.At) == i+1:
 			cursor = s.Cursor
 		case s.State == survive.Closing:
 			continue // it has left its channels, and some may be gone; what is half out is of the one above
-		case room.Until != 0 && cursor >= room.Until:
+		case room.Until() != 0 && cursor >= room.Until():
 			room.Unuse() // a piece of history that is out
 			continue
 		}
-		sub, err := add(room.Channel, cursor, room.Until)
+		sub, err := add(room.Channel(), cursor, room.Until())
 		if err != nil {
 			return l.disinherit(c, err)
 		}

@@ -213,7 +213,7 @@ func (l *loop) house(c *client, sub *subscription, roomy bool) error {
 		s.rooms = append(s.rooms, rooms...)
 	}
 	sub.room, sub.index = s.rooms[index], uint16(index+1)
-	sub.room.Cursor, sub.room.Until, sub.room.Channel = sub.cursor, sub.until, sub.subs.ch.ID()
+	sub.room.Set(sub.subs.ch.ID(), sub.cursor, sub.until)
 	sub.room.Use(c.received)
 	return nil
 }
@@ -231,7 +231,7 @@ func (l *loop) unsubscribe(c *client, sub *subscription) {
 		s.piece = nil
 	}
 	if sub.room != nil {
-		sub.room.Cursor = l.cursorOf(c, sub) // it may be the place that says so, which is another one's in a moment
+		sub.room.SetCursor(l.cursorOf(c, sub)) // it may be the place that says so, which is another one's in a moment
 	}
 	if s.at == sub {
 		s.at, c.subs, c.cursor = nil, nil, 0
@@ -282,7 +282,7 @@ func (l *loop) turnTo(c *client, sub *subscription) {
 	if s.at != nil {
 		s.at.cursor = c.cursor
 		if s.at.room != nil {
-			s.at.room.Cursor = c.cursor // as the place says, until the next one
+			s.at.room.SetCursor(c.cursor) // as the place says, until the next one
 		}
 	}
 	s.at, c.subs, c.cursor = sub, sub.subs, sub.cursor

@@ -215,10 +215,12 @@ func (l *Log) lockFiles() error {
 // one, Finish comes first.
 func (l *Log) Close() error {
 	var errs []error
-	for _, g := range l.rings {
+	for _, g := range l.rings { // all of them first: they look at the log as a whole
 		if g.writer != nil {
 			g.writer.stop()
 		}
+	}
+	for _, g := range l.rings {
 		errs = append(errs, g.m.unmap(), g.file.Close())
 	}
 	return errors.Join(errs...)

@@ -3,6 +3,7 @@ package survive
 import (
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"sync/atomic"
 	"unsafe"
 )
@@ -16,6 +17,9 @@ import (
 //
 // An extension is filled before it is linked, and given back after it was taken from its chain: a process that is killed in between leaves
 // one that nothing refers to, which the next one finds and frees. All of it is for the goroutine that the record belongs to.
+//
+// As a record's places, what is in extensions has sums, and links have check bits: a client whose extensions were damaged is given up, rather
+// than sent what it has not subscribed to, or let do what it may not.
 
 // Chain is what a chain of extensions is for.
 type Chain uint8
@@ -37,7 +41,7 @@ type extension struct {
 	gen      uint32
 	owner    uint32        // slot
 	ownerGen uint32        // of the slot, at that time
-	next     atomic.Uint32 // slot + 1, 0: the last one
+	next     atomic.Uint32 // link, 0: the last one
 	_        uint32
 	data     [extensionSize]byte
 }
@@ -46,26 +50,34 @@ const extensionSize = 256 - 24
 
 // directory is the data of the first extension.
 type directory struct {
-	heads         [chains]atomic.Uint32 // slots + 1
+	heads         [chains]atomic.Uint32 // links
 	address       uint32                // see SetAddress
-	subscriptions [perExtension]Subscription
+	subscriptions [perDirectory]Subscription
 }
 
 // mostExtensions is how long a chain can be.
 const mostExtensions = 1024
 
 // MaxKept is how many bytes Keep takes.
-const MaxKept = mostExtensions*extensionSize - 4
+const MaxKept = mostExtensions*extensionSize - keptHead
 
-// Subscription is one channel of a client that has several. 24 bytes.
+// keptHead is what stands before them: how many there are, and their sum.
+const keptHead = 8
+
+// Subscription is one channel of a client that has several. 32 bytes. The process can be killed between any two stores, so one field is changed at
+// a time, and there are two sums: one is right for what is there before, the other one for what is there afterwards.
 type Subscription struct {
-	Cursor  uint64 // the last message of the channel that is out as a whole; where Place.At says that it is this one, Place.Cursor is
-	Until   uint64 // the last message that is to be sent, 0: all that come
-	Channel uint32 // id in the log
+	cursor  uint64
+	until   uint64
+	channel uint32
 	used    atomic.Uint32
+	sums    [2]uint32
 }
 
-const perExtension = 9
+const (
+	perDirectory = 6
+	perExtension = 7
+)
 
 // Both fit into an extension, and a record is as large as one.
 const (
@@ -75,12 +87,66 @@ const (
 	_ = unsafe.Sizeof(extension{}) - recordSize
 )
 
+// Channel is its id in the log.
+func (s *Subscription) Channel() uint32 { return s.channel }
+
+// Cursor is the last message of the channel that is out as a whole; where Place.At says that it is this one, Place.Cursor is.
+func (s *Subscription) Cursor() uint64 { return s.cursor }
+
+// Until is the last message that is to be sent, 0: all that come.
+func (s *Subscription) Until() uint64 { return s.until }
+
+// Set sets all three.
+func (s *Subscription) Set(channel uint32, cursor, until uint64) {
+	s.about(s.cursor, s.until, channel, s.used.Load())
+	s.channel = channel
+	s.done()
+	s.SetCursor(cursor)
+	s.about(s.cursor, until, s.channel, s.used.Load())
+	s.until = until
+	s.done()
+}
+
+// SetCursor sets the cursor.
+func (s *Subscription) SetCursor(cursor uint64) {
+	s.about(cursor, s.until, s.channel, s.used.Load())
+	s.cursor = cursor
+	s.done()
+}
+
 // Use says that the subscription is one, from the moment on when the client's place says that it is done with more than that many bytes of
 // input, which is what the place says now: the command that has asked for it is what comes next. Its fields are set before.
-func (s *Subscription) Use(received uint64) { s.used.Store(uint32(received)<<1 | 1) }
+func (s *Subscription) Use(received uint64) { s.use(uint32(received)<<1 | 1) }
 
 // Unuse says that it is none any more.
-func (s *Subscription) Unuse() { s.used.Store(0) }
+func (s *Subscription) Unuse() { s.use(0) }
+
+func (s *Subscription) use(used uint32) {
+	s.about(s.cursor, s.until, s.channel, used)
+	s.used.Store(used)
+	s.done()
+}
+
+// about makes the sum of what is about to be there. The other one is of what is there, also when a process was killed before done.
+func (s *Subscription) about(cursor, until uint64, channel, used uint32) {
+	s.sums[0] = sumOf(s.cursor, s.until, s.channel, s.used.Load())
+	s.sums[1] = sumOf(cursor, until, channel, used)
+}
+
+// done has both sums be of what is there: no bit that is another one makes it what was before.
+func (s *Subscription) done() { s.sums[0] = s.sums[1] }
+
+// sumOf is a multilinear hash, as that of a record. It is 0 for a subscription that never was one.
+func sumOf(cursor, until uint64, channel, used uint32) uint32 {
+	h := cursor*0x9fb21c651e98df25 + until*0xd6e8feb86659fd93 + (uint64(channel)<<32|uint64(used))*0xa0761d6478bd642f
+	return uint32(h>>32) ^ uint32(h)
+}
+
+// sound tells whether it is as it was left.
+func (s *Subscription) sound() bool {
+	sum := sumOf(s.cursor, s.until, s.channel, s.used.Load())
+	return s.sums[0] == sum || s.sums[1] == sum
+}
 
 // Used tells whether it is one, or is to be one.
 func (s *Subscription) Used() bool { return s.used.Load() != 0 }
@@ -91,6 +157,21 @@ func (s *Subscription) Holds(received uint64) bool {
 	used := s.used.Load()
 	return used != 0 && uint32(received)&(1<<31-1) != used>>1
 }
+
+// A link is a slot plus 1, 0 for none, and check bits above it, one of which is always set: no link becomes another one, or none, by a bit that
+// is another one.
+const (
+	slotBits = 21
+	maxSlots = 1<<slotBits - 1
+)
+
+func (t *Table) link(owner, slot uint32) uint32 {
+	h := (uint64(owner)<<32|uint64(slot))*0x9fb21c651e98df25 + uint64(t.recs[owner].gen)*0xd6e8feb86659fd93
+	return (uint32(h>>32)|1<<slotBits)&^maxSlots | (slot + 1)
+}
+
+// slotOf is the slot of a link that is known to be one.
+func slotOf(link uint32) uint32 { return link&maxSlots - 1 }
 
 func (t *Table) extension(slot uint32) *extension { return (*extension)(unsafe.Pointer(&t.recs[slot])) }
 
@@ -124,10 +205,11 @@ func (t *Table) follow(owner, link uint32) (*extension, error) {
 	if link == 0 {
 		return nil, nil
 	}
-	if link == broken || uint64(link) > uint64(len(t.recs)) {
+	slot := slotOf(link)
+	if uint64(slot) >= uint64(len(t.recs)) || link != t.link(owner, slot) {
 		return nil, errChain
 	}
-	x := t.extension(link - 1)
+	x := t.extension(slot)
 	if x.state.Load() != extended || x.owner != owner || x.ownerGen != t.recs[owner].gen {
 		return nil, errChain
 	}
@@ -157,7 +239,7 @@ func (t *Table) chain(owner uint32, what Chain) (slots []uint32, err error) {
 		if x == nil {
 			return slots, nil
 		}
-		slots = append(slots, link-1)
+		slots = append(slots, slotOf(link))
 		link = x.next.Load()
 	}
 }
@@ -171,7 +253,7 @@ func (t *Table) needDirectory(owner uint32) (*directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.recs[owner].more.Store(slot + 1)
+	t.recs[owner].more.Store(t.link(owner, slot))
 	return x.directory(), nil
 }
 
@@ -184,21 +266,28 @@ func (t *Table) Keep(owner uint32, what Chain, b []byte) error {
 	if err != nil {
 		return err
 	}
-	b = append(binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))), b...)
+	head := binary.LittleEndian.AppendUint32(make([]byte, 0, keptHead+len(b)), uint32(len(b)))
+	b = append(binary.LittleEndian.AppendUint32(head, sumOfKept(what, b)), b...)
 	// From the end: each one is linked when it is complete.
-	head := uint32(0)
+	first := uint32(0)
 	for from := (len(b) - 1) / extensionSize * extensionSize; from >= 0; from -= extensionSize {
 		slot, x, err := t.extend(owner)
 		if err != nil {
-			t.unlink(head)
+			t.unlink(first)
 			return err
 		}
 		copy(x.data[:], b[from:])
-		x.next.Store(head)
-		head = slot + 1
+		x.next.Store(first)
+		first = t.link(owner, slot)
 	}
-	t.unlink(d.heads[what].Swap(head))
+	t.unlink(d.heads[what].Swap(first))
 	return nil
+}
+
+// sumOfKept is of the length, too, in which a bit more makes bytes of the extension's rest count.
+func sumOfKept(what Chain, b []byte) uint32 {
+	sum := crc32.ChecksumIEEE(binary.LittleEndian.AppendUint32([]byte{byte(what)}, uint32(len(b))))
+	return crc32.Update(sum, crc32.IEEETable, b)
 }
 
 // Kept returns what Keep has put there, nil if there is nothing.
@@ -211,11 +300,11 @@ func (t *Table) Kept(owner uint32, what Chain) ([]byte, error) {
 	for _, slot := range slots {
 		b = append(b, t.extension(slot).data[:]...)
 	}
-	n := binary.LittleEndian.Uint32(b)
-	if uint64(n) > uint64(len(b)-4) {
+	n, sum := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
+	if b = b[keptHead:]; uint64(n) > uint64(len(b)) || sumOfKept(what, b[:n]) != sum {
 		return nil, errChain
 	}
-	return b[4 : 4+n], nil
+	return b[:n], nil
 }
 
 // SetAddress notes a number, not 0, that stands for the address that a client comes from. It is for the time before Answer.
@@ -257,17 +346,17 @@ func (t *Table) dropAll(r *Record) {
 	if link == 0 || link == broken {
 		return
 	}
-	d := t.extension(link - 1).directory()
+	d := t.extension(slotOf(link)).directory()
 	for what := range d.heads {
 		t.unlink(d.heads[what].Load())
 	}
-	t.Give(link - 1)
+	t.Give(slotOf(link))
 }
 
 // unlink frees the extensions of a chain that nothing refers to any more.
 func (t *Table) unlink(link uint32) {
 	for link != 0 {
-		slot := link - 1
+		slot := slotOf(link)
 		link = t.extension(slot).next.Load()
 		t.Give(slot)
 	}
@@ -296,15 +385,16 @@ func (t *Table) MoreSubscriptions(owner uint32) ([]*Subscription, error) {
 		return nil, err
 	}
 	if len(slots) > 0 {
-		t.extension(slots[len(slots)-1]).next.Store(slot + 1)
+		t.extension(slots[len(slots)-1]).next.Store(t.link(owner, slot))
 	} else {
 		d, _ := t.directory(owner)
-		d.heads[Subscriptions].Store(slot + 1)
+		d.heads[Subscriptions].Store(t.link(owner, slot))
 	}
 	return pointers(nil, x.subscriptions()), nil
 }
 
-// Subscriptions is all the room that a client has for them, used or not, in the order in which MoreSubscriptions has made it.
+// Subscriptions is all the room that a client has for them, used or not, in the order in which MoreSubscriptions has made it. It is an error when
+// one of them is damaged.
 func (t *Table) Subscriptions(owner uint32) (all []*Subscription, err error) {
 	d, err := t.directory(owner)
 	if d == nil {
@@ -317,6 +407,11 @@ func (t *Table) Subscriptions(owner uint32) (all []*Subscription, err error) {
 	}
 	for _, slot := range slots {
 		all = pointers(all, t.extension(slot).subscriptions())
+	}
+	for _, s := range all {
+		if !s.sound() {
+			return nil, errSum
+		}
 	}
 	return all, nil
 }
@@ -335,7 +430,7 @@ func (t *Table) mark(owner uint32, marks map[uint32]bool) {
 	if link == 0 {
 		return
 	}
-	all := []uint32{link - 1}
+	all := []uint32{slotOf(link)}
 	_, err := t.directory(owner)
 	for what := range chains {
 		if err == nil {

@@ -3,7 +3,9 @@ package survive
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"unsafe"
 )
@@ -15,7 +17,7 @@ func TestKeep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{0, 1, extensionSize - 5, extensionSize - 4, extensionSize - 3, 2*extensionSize - 4, 2*extensionSize - 3, 64 << 10, MaxKept, 1} {
+	for _, size := range []int{0, 1, extensionSize - keptHead - 1, extensionSize - keptHead, extensionSize - keptHead + 1, 2*extensionSize - keptHead, 2*extensionSize - keptHead + 1, 64 << 10, MaxKept, 1} {
 		b := bytes.Repeat([]byte{byte(size), 1, 2}, size/3+1)[:size]
 		if err := table.Keep(owner, Grant, b); err != nil {
 			t.Fatal(size, err)
@@ -103,7 +105,7 @@ func TestMoreSubscriptions(t *testing.T) {
 		all = append(all, more...)
 	}
 	for i, s := range all {
-		s.Cursor, s.Channel = uint64(i), uint32(i)
+		s.Set(uint32(i), uint64(i), uint64(i%2))
 		s.Use(5)
 	}
 	next := reopen(t, table)
@@ -112,7 +114,7 @@ func TestMoreSubscriptions(t *testing.T) {
 		t.Fatal(len(got), err)
 	}
 	for i, s := range got {
-		if s.Cursor != uint64(i) || s.Channel != uint32(i) || !s.Holds(6) {
+		if s.Cursor() != uint64(i) || s.Channel() != uint32(i) || s.Until() != uint64(i%2) || !s.Holds(6) {
 			t.Fatalf("%d: %+v", i, s)
 		}
 	}
@@ -153,16 +155,20 @@ func FuzzExtensions(f *testing.F) {
 		for len(damage) >= 3 {
 			slot, what, value := int(damage[0])%slots, damage[1], damage[2]
 			at := slot * int(recordSize)
+			link := table.link(owners[value%3].Slot, uint32(value)%slots) // its check bits are right
+			if value%7 == 0 {
+				link = uint32(value)
+			}
 			switch what % 4 {
 			case 0:
 				at += int(unsafe.Offsetof(extension{}.next)) &^ 3
-				binary.NativeEndian.PutUint32(memory[at:], uint32(value%(slots+2)))
+				binary.NativeEndian.PutUint32(memory[at:], link)
 			case 1:
 				at += int(unsafe.Offsetof(Record{}.more))
-				binary.NativeEndian.PutUint32(memory[at:], uint32(value%(slots+2)))
+				binary.NativeEndian.PutUint32(memory[at:], link)
 			case 2:
 				at += int(unsafe.Offsetof(extension{}.data)) + 4*int(value%4)
-				binary.NativeEndian.PutUint32(memory[at:], uint32(value%(slots+2)))
+				binary.NativeEndian.PutUint32(memory[at:], link)
 			case 3:
 				memory[at+int(what)%int(recordSize)] = value
 			}
@@ -201,4 +207,133 @@ func FuzzExtensions(f *testing.F) {
 			free[slot] = true
 		}
 	})
+}
+
+// A bit that is another one in what continues a record is noticed, or changes nothing of what the client is to get and may do.
+func TestDamagedExtensions(t *testing.T) {
+	table := newTable(t, 200)
+	owner, _, _ := table.Take(1)
+	var rooms []*Subscription
+	for range 3 {
+		more, err := table.MoreSubscriptions(owner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rooms = append(rooms, more...)
+	}
+	for i, s := range rooms[:len(rooms)-3] {
+		s.Set(uint32(i), uint64(10*i), uint64(i%3))
+		s.Use(uint64(i % 2)) // 0: a single bit says that it is used
+		s.SetCursor(uint64(10*i + 1))
+		if i%5 == 4 {
+			s.Unuse()
+		}
+	}
+	grant, overflow := bytes.Repeat([]byte("grant"), 100), []byte("overflow")
+	for what, b := range map[Chain][]byte{Grant: grant, Overflow: overflow} {
+		if err := table.Keep(owner, what, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slots := []uint32{slotOf(table.recs[owner].more.Load())}
+	for what := range chains {
+		more, err := table.chain(owner, what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slots = append(slots, more...)
+	}
+	type shown struct {
+		channel       uint32
+		cursor, until uint64
+		used          bool
+	}
+	show := func() (all []shown, failed bool) {
+		got, err := table.Subscriptions(owner)
+		if err != nil {
+			return nil, true
+		}
+		for _, s := range got {
+			all = append(all, shown{s.Channel(), s.Cursor(), s.Until(), s.Used()})
+		}
+		for what, want := range map[Chain][]byte{Grant: grant, Overflow: overflow} {
+			got, err := table.Kept(owner, what)
+			if err != nil {
+				return nil, true
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatalf("kept are %q, want %q", got, want)
+			}
+		}
+		return all, false
+	}
+	want, failed := show()
+	if failed || len(slots) != 1+2+1+3 {
+		t.Fatal(len(slots), failed)
+	}
+	noticed, flips := 0, 0
+	flip := func(what string, b *byte) {
+		for bit := range 8 {
+			*b ^= 1 << bit
+			if got, failed := show(); failed {
+				noticed++
+			} else if !slices.Equal(got, want) {
+				t.Fatalf("%s, bit %d: %v, want %v", what, bit, got, want)
+			}
+			*b ^= 1 << bit
+			flips++
+		}
+	}
+	for _, slot := range slots {
+		memory := unsafe.Slice((*byte)(unsafe.Pointer(&table.recs[slot])), recordSize)
+		for at := range memory {
+			flip(fmt.Sprintf("byte %d of slot %d", at, slot), &memory[at])
+		}
+	}
+	more := unsafe.Slice((*byte)(unsafe.Pointer(&table.recs[owner].more)), 4)
+	for at := range more {
+		flip(fmt.Sprintf("byte %d of the link to the directory", at), &more[at])
+	}
+	t.Logf("%d of %d flips were noticed", noticed, flips)
+	if got, failed := show(); failed || !slices.Equal(got, want) {
+		t.Error("the table is not as it was")
+	}
+}
+
+// A process that is killed while a subscription changes leaves one that is sound, and as it was or as it was to be.
+func TestSubscriptionIsChangedByHalves(t *testing.T) {
+	for name, change := range map[string]func(s *Subscription, half bool){
+		"before": func(s *Subscription, half bool) {
+			s.about(7, s.until, s.channel, s.used.Load())
+			if !half {
+				s.cursor = 7
+				s.done()
+			}
+		},
+		"after": func(s *Subscription, half bool) {
+			s.about(7, s.until, s.channel, s.used.Load())
+			s.cursor = 7
+			if !half {
+				s.done()
+			}
+		},
+	} {
+		for _, half := range []bool{true, false} {
+			var s Subscription
+			s.Set(5, 6, 0)
+			s.Use(0)
+			change(&s, half)
+			if !s.sound() {
+				t.Errorf("%s, half %v: %+v", name, half, &s)
+			}
+			s.about(8, s.until, s.channel, s.used.Load()) // by the next process, which is killed as well
+			if !s.sound() || s.cursor == 8 {
+				t.Errorf("%s, half %v, and half of another change: %+v", name, half, &s)
+			}
+			s.SetCursor(9)
+			if !s.sound() || s.Cursor() != 9 || s.Channel() != 5 || !s.Holds(1) {
+				t.Errorf("%s, half %v, and others: %+v", name, half, &s)
+			}
+		}
+	}
 }

@@ -42,18 +42,19 @@ func (t *Table) move(slot uint32, m Moves) {
 	case at == 0:
 		r.channel, p.Cursor = move(m, r.channel, p.Cursor)
 	case at <= len(rooms):
-		_, p.Cursor = move(m, rooms[at-1].Channel, p.Cursor)
+		_, p.Cursor = move(m, rooms[at-1].Channel(), p.Cursor)
 		r.channel, _ = move(m, r.channel, 0)
 	}
 	for _, s := range rooms {
 		if !s.Used() {
 			continue
 		}
-		was := s.Channel
-		s.Channel, s.Cursor = move(m, was, s.Cursor)
-		if s.Until != 0 {
-			_, s.Until = move(m, was, s.Until)
+		channel, cursor := move(m, s.Channel(), s.Cursor())
+		until := s.Until()
+		if until != 0 {
+			_, until = move(m, s.Channel(), until)
 		}
+		s.Set(channel, cursor, until)
 	}
 	r.Stand(p) // nobody else sees this copy
 	if interrupted {

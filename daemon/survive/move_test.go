@@ -40,11 +40,11 @@ func TestMovedTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, room := range rooms[:3] {
-		room.Channel, room.Cursor = uint32(4+i), uint64(30+i)
+		room.Set(uint32(4+i), uint64(30+i), 0)
 		room.Use(9)
 	}
-	rooms[2].Until = 40
-	rooms[3].Channel, rooms[3].Cursor = 8, 8 // not in use
+	rooms[2].Set(6, 32, 40)
+	rooms[3].Set(8, 8, 0) // not in use
 	if table.Begin() != 0 {
 		t.Fatal("adoptions have failed")
 	}
@@ -76,12 +76,12 @@ func TestMovedTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []*Subscription{{Channel: 1004, Cursor: 70}, {Channel: 1005, Cursor: 81}, {Channel: 1006, Cursor: 92, Until: 100}, {Channel: 8, Cursor: 8}} {
+	for i, want := range []*Subscription{{channel: 1004, cursor: 70}, {channel: 1005, cursor: 81}, {channel: 1006, cursor: 92, until: 100}, {channel: 8, cursor: 8}} {
 		s := moved[i]
-		if s.Channel != want.Channel || s.Cursor != want.Cursor || s.Until != want.Until || s.Used() != (i < 3) {
+		if s.channel != want.channel || s.cursor != want.cursor || s.until != want.until || s.Used() != (i < 3) {
 			t.Errorf("subscription %d: %+v, want %+v", i, s, want)
 		}
-		if rooms[i].Channel == s.Channel != (i == 3) {
+		if rooms[i].channel == s.channel != (i == 3) {
 			t.Errorf("subscription %d of the table has changed", i)
 		}
 	}

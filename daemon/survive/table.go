@@ -16,7 +16,7 @@ import (
 )
 
 // layoutVersion changes with every change of tableHeader, Record or Place.
-const layoutVersion = 2
+const layoutVersion = 3
 
 var magic = [8]byte{'w', 's', 'c', 'a', 's', 't', 't', 'b'}
 
@@ -57,7 +57,7 @@ type Record struct {
 	channel uint32        // id in the log
 	which   atomic.Uint32 // of the places: the one that holds; with writing set, a write to a socket that does not count is under way
 	kind    uint32        // of client, for package loop
-	more    atomic.Uint32 // slot of its directory plus 1, 0: none
+	more    atomic.Uint32 // link to its directory, 0: none
 	places  [2]stored
 	extra   [MaxExtra]byte
 }
