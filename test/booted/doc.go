@@ -27,8 +27,8 @@
 //
 // # More than a default run
 //
-// WSCAST_TEST_CLIENTS=10000 has so many clients survive restarts and kills, WSCAST_TEST_VISITS=100000 has so many come and go. The
-// hard limit of open files (ulimit -Hn) has to be twice the number of clients that are there at a time: what is in flight counts as well.
+// WSCAST_TEST_CLIENTS=10000 has so many clients survive restarts and kills, WSCAST_TEST_VISITS=100000 has so many come and go, over
+// WSCAST_TEST_RESTARTS=50. The hard limit of open files (ulimit -Hn) has to be a tenth above the number of clients that are there at a time: 20,000 for 18,000.
 //
 // Tests of what systemd has a part in run on Debian 12 and Debian 13 (systemd 252 and 257), see [Suites]; WSCAST_TEST_SUITE=trixie runs all of them on that
 // one, and any other release that mmdebstrap knows can be tried in this way.

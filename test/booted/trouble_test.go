@@ -243,12 +243,13 @@ func memory(t *testing.T, m *booted.Machine, kind string) int {
 	return size
 }
 
-// Clients that have left leave nothing. WSCAST_TEST_VISITS sets how many come and go.
+// Clients that have left leave nothing, and neither do restarts. WSCAST_TEST_VISITS sets how many come and go, WSCAST_TEST_RESTARTS how many
+// restarts there are meanwhile.
 func TestNothingIsLeftOfThoseWhoLeave(t *testing.T) {
 	t.Parallel()
 	m := booted.Boot(t)
-	const rounds = 5
 	visits := fromEnvironment(t, "WSCAST_TEST_VISITS", 10_000)
+	rounds := fromEnvironment(t, "WSCAST_TEST_RESTARTS", 5)
 	c := crowd.Gather(t, "tcp", m.Address(), 100)
 	c.Publish(m.PublishSocket(), flow)
 	c.AwaitMessages(10)
