@@ -80,10 +80,8 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 	found := slices.Clone(logs)
 	defer func() {
 		for _, f := range slices.Concat(tables, logs) {
-			if f != nil {
-				_ = msglog.Unlock(f) // or whoever opens its file has to wait for the manager to close its descriptor
-				f.Close()
-			}
+			_ = msglog.Unlock(f) // or whoever opens its file has to wait for the manager to close its descriptor
+			f.Close()
 		}
 		for _, t := range opened {
 			if t != s.keep.Table {
@@ -92,15 +90,16 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 		}
 	}()
 	names := make(map[*survive.Table]string)
-	for i, f := range tables {
+	tables = slices.DeleteFunc(tables, func(f *os.File) bool {
 		t, err := survive.OpenTable(f)
 		if err != nil {
 			bad = errors.Join(bad, err)
-			continue
+			return false
 		}
-		tables[i], names[t] = nil, f.Name()
+		names[t] = f.Name()
 		opened = append(opened, t)
-	}
+		return true // it is t's now
+	})
 	if len(opened) == 0 {
 		if len(logs) > 0 {
 			bad = errors.Join(bad, errors.New("there is a log, but no connection table"))
@@ -133,22 +132,16 @@ func (s *survival) open(tables, logs []*os.File) (bad error) {
 			bad = errors.Join(bad, err)
 			continue
 		}
-		for i, f := range logs {
-			if slices.Contains(files, f) {
-				logs[i] = nil
-			}
-		}
+		logs = slices.DeleteFunc(logs, func(f *os.File) bool { return slices.Contains(files, f) }) // they are l's now
 		at := slices.IndexFunc(opened, func(t *survive.Table) bool {
 			return t.Epoch() == l.Epoch() && t.Arrangement() == l.Arrangement()
 		})
 		if at < 0 {
 			bad = errors.Join(bad, errors.New("the connection table is about another log"), l.Close())
-			logs = slices.DeleteFunc(logs, func(f *os.File) bool { return f == nil })
 			continue
 		}
 		s.log, s.logs = l, set
 		s.keep.Table, s.tableName = opened[at], names[opened[at]]
-		logs = slices.DeleteFunc(logs, func(f *os.File) bool { return f == nil })
 	}
 	if s.log == nil {
 		return errors.Join(bad, errors.New("there is a connection table, but not its log"))

@@ -174,17 +174,10 @@ func TestAge(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	r, err := l.NewReader(func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Retire()
+	r := reader(t, l)
 	channels := map[string]*Channel{}
 	for _, name := range []string{"short", "long"} {
-		ch, _, err := r.Join([]byte(name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		ch, _ := join(t, r, name)
 		channels[name] = ch
 		for range 10 {
 			if _, err := l.Append([]byte(name), []byte("x"), frame.Text); err != nil {
